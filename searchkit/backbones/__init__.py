@@ -1,0 +1,1 @@
+"""Networks that generate a stream chunk by chunk. The package itself imports neither torch nor diffusers."""

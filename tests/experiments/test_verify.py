@@ -1,0 +1,65 @@
+"""`experiments.verify`: recorded runs replay, and what does not agree is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from experiments.verify import main, verify
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def _copy(run: str, folder: Path) -> Path:
+    for file in GOLDEN.glob(f"{run}.*"):
+        shutil.copy(file, folder)
+    return folder / run
+
+
+@pytest.mark.parametrize(("run", "chunks"), [("stream_plain", 6), ("stream_routed", 9)])
+def test_released_runs_replay_within_the_tolerance(run, chunks):
+    checks = {check.quantity: check for check in verify(GOLDEN / run, tolerance=2e-5)}
+    assert all(check.passed for check in checks.values()), checks
+    exact = {name for name, check in checks.items() if check.tolerance == 0.0}
+    assert exact == {"noise", "re-noise draws", f"layout after {chunks} chunks"}
+    assert {f"latents of chunk {n}" for n in range(chunks)} <= checks.keys()
+    assert {"first flow", "final cache keys", "final cache values"} <= checks.keys()
+
+
+def test_verdict_is_printed_and_agreement_exits_quietly(capsys):
+    main(GOLDEN / "stream_plain")
+    printed = capsys.readouterr().out
+    assert "latents of chunk 5" in printed and "beyond" not in printed
+
+
+def test_an_average_into_the_wrong_sink_is_found(tmp_path):
+    path = _copy("stream_routed", tmp_path)
+    facts = json.loads(path.with_suffix(".json").read_text())
+    facts["routes"]["2"] = "discard"  # the layout stays the same
+    path.with_suffix(".json").write_text(json.dumps(facts))
+    failed = [check.quantity for check in verify(path, tolerance=2e-5) if not check.passed]
+    assert "latents of chunk 5" in failed and "final cache keys" in failed
+    assert "latents of chunk 4" not in failed and "layout after 9 chunks" not in failed
+
+
+def test_disagreement_exits_with_one(tmp_path, capsys):
+    path = _copy("stream_plain", tmp_path)
+    tensors = load_file(path.with_suffix(".safetensors"))
+    tensors["noise.3"] += 1e-6
+    save_file(tensors, path.with_suffix(".safetensors"))
+    with pytest.raises(SystemExit) as exit_status:
+        main(path)
+    assert exit_status.value.code == 1
+    assert "beyond" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("facts", [None, {"events": []}])
+def test_missing_and_unknown_runs_exit_with_one_sentence(facts, tmp_path):
+    path = tmp_path / "run"
+    if facts is not None:
+        path.with_suffix(".json").write_text(json.dumps(facts))
+        save_file({}, path.with_suffix(".safetensors"))
+    with pytest.raises(SystemExit, match=r"^verify: path must name a recorded [^\n]*$"):
+        main(path)
