@@ -1,0 +1,102 @@
+"""Loads the models of shapes from the weights that this repository ships."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import torch
+from diffusers import WanTransformer3DModel
+from safetensors.torch import load_file
+from torch import Tensor
+
+from envs.shapes import text
+from envs.shapes.codec import CHANNELS, PATCH, Codec
+from envs.shapes.rewards import ImageReward, VideoReward
+from envs.shapes.world import FPS, SIZE
+from searchkit.backbones.sampler import Sampler
+from searchkit.backbones.wan import CausalWan
+from searchkit.memory import MemoryConfig
+from searchkit.model import VideoModel
+from searchkit.rewards import RewardScorer
+
+WEIGHTS = Path(__file__).parent / "weights"
+LATENT_SIZE = SIZE // PATCH
+NETWORK = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 4,
+    "attention_head_dim": 32,
+    "in_channels": CHANNELS,
+    "out_channels": CHANNELS,
+    "text_dim": text.TEXT_DIM,
+    "freq_dim": 64,
+    "ffn_dim": 512,
+    "num_layers": 6,
+    "cross_attn_norm": True,
+}
+SAMPLER = Sampler(timesteps=(1000.0, 750.0, 500.0, 250.0), shift=4.0, kind="euler")
+
+
+def read_weights(name: str) -> dict[str, Tensor]:
+    """Returns the tensors of a shipped file, in float32.
+
+    Raises:
+        ValueError: the file is missing, or is not the one that SHA256SUMS lists.
+    """
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.exists():
+        raise ValueError(f"weights {path} are missing: restore them, or train with python -m experiments.train_shapes")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != checksums()[path.name]:
+        raise ValueError(f"weights {path} are damaged: their SHA-256 is not the one in {WEIGHTS / 'SHA256SUMS'}")
+    return {key: tensor.float() for key, tensor in load_file(path).items()}
+
+
+def checksums() -> dict[str, str]:
+    """Returns the SHA-256 of every shipped file, by its name."""
+    rows = (line.split() for line in (WEIGHTS / "SHA256SUMS").read_text().splitlines())
+    return {name: digest for digest, name in rows}
+
+
+@cache
+def load_model(*, memory: MemoryConfig = MemoryConfig(), sampler: Sampler = SAMPLER, max_batch: int = 16) -> VideoModel:
+    """Returns the generator with its codec; the same object for the same settings.
+
+    Args:
+        max_batch: most candidates in one call; 1 makes results independent of how a level is grouped.
+
+    Raises:
+        ValueError: weights are missing or damaged.
+    """
+    network = WanTransformer3DModel(**NETWORK)
+    network.load_state_dict(read_weights("generator"))
+    codec = Codec().eval().requires_grad_(False)
+    codec.load_state_dict(read_weights("codec"))
+    return VideoModel(
+        engine=CausalWan(network, latent_size=(LATENT_SIZE, LATENT_SIZE)),
+        decoder=codec,
+        encode_text=text.encode,
+        sampler=sampler,
+        memory=memory,
+        latent_shape=(CHANNELS, LATENT_SIZE, LATENT_SIZE),
+        fps=FPS,
+        checksum=hashlib.sha256("".join(checksums().values()).encode()).hexdigest()[:16],
+        max_batch=max_batch,
+    )
+
+
+@cache
+def load_scorer() -> RewardScorer:
+    """Returns the image and video rewards as one scorer.
+
+    Raises:
+        ValueError: weights are missing or damaged.
+    """
+    image, video = ImageReward(), VideoReward()
+    image.load_state_dict(read_weights("image_reward"))
+    video.load_state_dict(read_weights("video_reward"))
+    return RewardScorer(image=image.eval().requires_grad_(False), video=video.eval().requires_grad_(False))
+
+
+def untrained_network(seed: int) -> WanTransformer3DModel:
+    """Returns the generator's network at its first initialisation."""
+    torch.manual_seed(seed)
+    return WanTransformer3DModel(**NETWORK)

@@ -1,0 +1,9 @@
+"""Ways to search. A policy is a frozen dataclass of options with one method; see `searchkit.types.Policy`."""
+
+from policies.beam_search import BeamSearch
+from policies.best_of_n import BestOfN
+from policies.best_of_n_per_chunk import BestOfNPerChunk
+from policies.greedy import Greedy
+from policies.stream_t1 import StreamT1
+
+__all__ = ["BeamSearch", "BestOfN", "BestOfNPerChunk", "Greedy", "StreamT1"]

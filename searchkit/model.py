@@ -1,0 +1,134 @@
+"""A streaming video model: everything that turns noise into chunks, apart from any search.
+
+Letters: B rows of a batch, T latent frames of a chunk, C channels, h and w latent size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from searchkit.memory import Block, Memory, MemoryConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from torch import Tensor
+
+    from searchkit.backbones.sampler import Sampler
+    from searchkit.backbones.wan import CausalWan, Prefix, TextContext
+    from searchkit.codecs import Decoder
+
+
+class Prompt(NamedTuple):
+    """A prompt and its cross-attention keys and values."""
+
+    text: str
+    context: TextContext
+
+
+class Place(NamedTuple):
+    """Where a chunk is made: its first latent frame, what it attends to, and what it is to show."""
+
+    start_frame: int
+    prefix: Prefix
+    prompt: Prompt
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoModel:
+    """A causal network with its sampler, memory and decoder.
+
+    Attributes:
+        encode_text: a prompt to the text encoder's `[M, text_dim]` output.
+        latent_shape: C, h, w.
+        fps: pixel frames a second.
+        checksum: of the weights, so that results can name what made them.
+        max_batch: most rows in one call of the network; 1 makes results independent of the grouping.
+    """
+
+    engine: CausalWan
+    decoder: Decoder
+    encode_text: Callable[[str], Tensor]
+    sampler: Sampler
+    memory: MemoryConfig
+    latent_shape: tuple[int, int, int]
+    fps: int
+    checksum: str
+    max_batch: int = 16
+
+    @property
+    def chunk_shape(self) -> tuple[int, int, int, int]:
+        """T, C, h, w of a chunk."""
+        return (self.memory.chunk_frames, *self.latent_shape)
+
+    def prompt(self, text: str) -> Prompt:
+        """Returns a prompt ready for the network.
+
+        Raises:
+            ValueError: the text encoder does not know the text.
+        """
+        return Prompt(text, self.engine.encode_text(self.encode_text(text)))
+
+    def assemble(self, memory: Memory) -> Prefix:
+        """Returns what a chunk attends to besides itself; serves all siblings and all passes."""
+        return self.engine.assemble(memory)
+
+    def denoise(self, x: Sequence[Tensor], places: Sequence[Place], pass_index: int) -> tuple[list[Tensor], int]:
+        """Returns the network's velocity for each row's `[T, C, h, w]`, and how many calls it took."""
+        flows: list[Tensor] = [row for row in x]
+        batches = list(self._batches(places))
+        for rows in batches:
+            flow = self.engine.flow(
+                torch.stack([x[row] for row in rows]),
+                self.sampler.warped[pass_index],
+                **_arguments([places[row] for row in rows]),
+            )
+            for row, part in zip(rows, flow, strict=True):
+                flows[row] = part
+        return flows, len(batches)
+
+    def commit(self, latents: Sequence[Tensor], blocks: Sequence[Block], places: Sequence[Place]) -> int:
+        """Fills the blocks of finished chunks by their clean passes; returns how many calls it took."""
+        batches = list(self._batches(places))
+        for rows in batches:
+            clean = torch.stack([latents[row] for row in rows])
+            for row, made in zip(rows, self.engine.clean(clean, **_arguments([places[r] for r in rows])), strict=True):
+                blocks[row].fill(*made)
+        return len(batches)
+
+    def decode(self, latents: Sequence[Tensor], caches: Sequence[Any]) -> tuple[list[Tensor], list[Any]]:
+        """Returns each stream's next pixel frames `[F, 3, H, W]` in [0, 1] and its new decoder cache."""
+        frames: list[Tensor] = list(latents)
+        after = list(caches)
+        for rows in grouped([(cache is None, len(part)) for cache, part in zip(caches, latents)], self.max_batch):
+            decoded, new = self.decoder.decode(
+                torch.stack([latents[row] for row in rows]), [caches[row] for row in rows]
+            )
+            for row, part, cache in zip(rows, decoded, new, strict=True):
+                frames[row], after[row] = part, cache
+        return frames, after
+
+    def _batches(self, places: Sequence[Place]) -> Iterator[list[int]]:
+        """Yields rows whose prefixes have the same layout."""
+        return grouped([place.prefix.num_tokens for place in places], self.max_batch)
+
+
+def grouped(keys: Sequence[Hashable], most: int) -> Iterator[list[int]]:
+    """Yields the indices of equal keys together, `most` at a time, in the order of their first appearance."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    for indices in groups.values():
+        yield from (indices[start : start + most] for start in range(0, len(indices), most))
+
+
+def _arguments(places: Sequence[Place]) -> dict[str, Any]:
+    return {
+        "start_frame": [place.start_frame for place in places],
+        "prefixes": [place.prefix for place in places],
+        "text": [place.prompt.context for place in places],
+    }

@@ -1,0 +1,112 @@
+"""The level-by-level search loop. It knows nothing of any policy: a policy is what to propose and what to select."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple
+
+from searchkit.cost import Cost, total
+from searchkit.fusion import Fusion
+from searchkit.types import Action, Child, Record, Request, S, Scores, SearchOutput, SearchProblem
+
+log = logging.getLogger(__name__)
+
+
+class BudgetSpent(Exception):
+    """Raised by a problem's `expand` when its budget is spent; a search then returns the best that it has."""
+
+
+class Level(NamedTuple, Generic[S]):
+    """All candidates of one chunk, in the order in which they were proposed."""
+
+    chunk: int
+    horizon: int | None
+    children: Sequence[Child[S]]
+
+
+class Selection(NamedTuple):
+    """The indices of the candidates that go on, best first, and what every candidate was compared by."""
+
+    kept: Sequence[int]
+    fused: Sequence[float]
+
+
+Propose = Callable[[S], Sequence[Action]]
+Select = Callable[[Level[S]], Selection]
+
+
+def search(problem: SearchProblem[S], *, propose: Propose[S], select: Select[S]) -> SearchOutput[S]:
+    """Returns the best of the beams left after the last chunk, all of which were expanded level by level.
+
+    Args:
+        propose: the candidates to try from a state.
+        select: the candidates of a level to go on from.
+
+    Raises:
+        ValueError: a score is NaN or infinite; the candidate is named.
+    """
+    beams: Sequence[S] = [problem.root]
+    records: list[Record] = []
+    for chunk in itertools.count() if problem.horizon is None else range(problem.horizon):
+        requests = [Request(state, action) for state in beams for action in propose(state)]
+        if not requests:  # every beam has ended, as an episode may before the horizon
+            break
+        try:
+            children = problem.expand(requests)
+        except BudgetSpent as spent:
+            log.warning("stopped before chunk %d: %s", chunk, spent)
+            break
+        for child in children:
+            check_finite(child.scores, chunk=chunk, action=child.state.actions[-1])
+        selection = select(Level(chunk, problem.horizon, children))
+        records += _records(chunk, children, selection)
+        beams = [children[index].state for index in selection.kept]
+    best, whole_cost = pick(problem, beams)
+    return SearchOutput(best, tuple(records), total(record.cost for record in records) + whole_cost)
+
+
+def pick(problem: SearchProblem[S], beams: Sequence[S]) -> tuple[S, Cost]:
+    """Returns the beam with the highest whole-video score (the earliest of equals), and what finding it cost."""
+    wholes = problem.score_whole(beams) if len(beams) > 1 else []
+    best = max(range(len(beams)), key=lambda index: wholes[index].score if wholes else 0.0)
+    return beams[best], total(whole.cost for whole in wholes)
+
+
+def check_finite(scores: Scores, *, chunk: int, action: Action) -> None:
+    """Raises a ValueError that names the candidate where a score is NaN or infinite."""
+    for name, value in scores._asdict().items():
+        if not math.isfinite(value):
+            raise ValueError(f"the {name} reward returned {value} for chunk {chunk}, candidate seed {action.seed}")
+
+
+def keep_best(width: int, fusion: Fusion) -> Select[S]:
+    """Returns the selection of the `width` candidates with the highest fused score, earlier ones first if equal."""
+
+    def select(level: Level[S]) -> Selection:
+        fused = [fusion(child.scores, chunk=level.chunk, horizon=level.horizon) for child in level.children]
+        return Selection(sorted(range(len(fused)), key=lambda index: -fused[index])[:width], fused)
+
+    return select
+
+
+def keep_all(fusion: Fusion) -> Select[S]:
+    """Returns the selection of every candidate, best first by fused score."""
+    return keep_best(2**62, fusion)
+
+
+def _records(chunk: int, children: Sequence[Child[S]], selection: Selection) -> list[Record]:
+    return [
+        Record(
+            chunk=chunk,
+            lineage=tuple(action.seed for action in child.state.actions),
+            action=child.state.actions[-1],
+            scores=child.scores,
+            fused=fused,
+            kept=index in selection.kept,
+            cost=child.cost,
+        )
+        for index, (child, fused) in enumerate(zip(children, selection.fused, strict=True))
+    ]
