@@ -49,9 +49,7 @@ class Block:
             RuntimeError: the block is filled already.
         """
         if keys.ndim != 4 or keys.shape != values.shape:
-            raise ValueError(
-                f"keys and values must be [L, N, H, D] alike, got {keys.shape} and {values.shape}"
-            )
+            raise ValueError(f"keys and values must be [L, N, H, D] alike, got {keys.shape} and {values.shape}")
         if self._contents is not None:
             raise RuntimeError(f"{self} cannot be filled twice")
         self._contents = keys, values
@@ -117,13 +115,11 @@ class MemoryConfig:
             raise ValueError(f"chunk_frames must be at least 1, got {self.chunk_frames}")
         if self.sink_frames < 0 or self.sink_frames % self.chunk_frames:
             raise ValueError(
-                f"sink_frames must be a multiple of chunk_frames ({self.chunk_frames}) or 0, "
-                f"got {self.sink_frames}"
+                f"sink_frames must be a multiple of chunk_frames ({self.chunk_frames}) or 0, got {self.sink_frames}"
             )
         if self.max_sink_frames < self.sink_frames:
             raise ValueError(
-                f"max_sink_frames must be at least sink_frames ({self.sink_frames}), "
-                f"got {self.max_sink_frames}"
+                f"max_sink_frames must be at least sink_frames ({self.sink_frames}), got {self.max_sink_frames}"
             )
         if self.window_frames < self.sink_frames + self.chunk_frames:
             raise ValueError(
@@ -180,9 +176,7 @@ def make_room(memory: Memory, route: Route, config: MemoryConfig) -> Memory:
     return Memory(_sinks_after(memory.sinks, evicted, route, config), tuple(rest))
 
 
-def _sinks_after(
-    sinks: tuple[Block, ...], evicted: Block, route: Route, config: MemoryConfig
-) -> tuple[Block, ...]:
+def _sinks_after(sinks: tuple[Block, ...], evicted: Block, route: Route, config: MemoryConfig) -> tuple[Block, ...]:
     has_room = num_frames(sinks) + evicted.num_frames <= config.max_sink_frames
     match route:
         case Route.APPEND_SINK if has_room:

@@ -104,12 +104,15 @@ class VideoModel:
         """Returns each stream's next pixel frames `[F, 3, H, W]` in [0, 1] and its new decoder cache."""
         frames: list[Tensor] = list(latents)
         after = list(caches)
-        for rows in grouped([(cache is None, len(part)) for cache, part in zip(caches, latents)], self.max_batch):
+        for rows in grouped(
+            [(cache is None, len(part)) for cache, part in zip(caches, latents, strict=True)], self.max_batch
+        ):
             decoded, new = self.decoder.decode(
                 torch.stack([latents[row] for row in rows]), [caches[row] for row in rows]
             )
             for row, part, cache in zip(rows, decoded, new, strict=True):
-                frames[row], after[row] = part, cache
+                # A copy, as a view would keep the frames of pruned candidates alive.
+                frames[row], after[row] = part.clone(), cache
         return frames, after
 
     def _batches(self, places: Sequence[Place]) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""The level-by-level search loop. It knows nothing of any policy: a policy is what to propose and what to select."""
+"""The level-by-level search loop. It knows no policy: a policy is what to propose and what to select."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BudgetSpent(Exception):
 
 
 class Level(NamedTuple, Generic[S]):
-    """All candidates of one chunk, in the order in which they were proposed."""
+    """All candidates of one chunk in the order of their proposal, then the beams that have ended."""
 
     chunk: int
     horizon: int | None
@@ -51,25 +51,41 @@ def search(problem: SearchProblem[S], *, propose: Propose[S], select: Select[S])
     beams: Sequence[S] = [problem.root]
     records: list[Record] = []
     for chunk in itertools.count() if problem.horizon is None else range(problem.horizon):
-        requests = [Request(state, action) for state in beams for action in propose(state)]
-        if not requests:  # every beam has ended, as an episode may before the horizon
-            break
         try:
-            children = problem.expand(requests)
+            beams, made = _level(problem, beams, chunk=chunk, propose=propose, select=select)
         except BudgetSpent as spent:
             log.warning("stopped before chunk %d: %s", chunk, spent)
             break
-        for child in children:
-            check_finite(child.scores, chunk=chunk, action=child.state.actions[-1])
-        selection = select(Level(chunk, problem.horizon, children))
-        records += _records(chunk, children, selection)
-        beams = [children[index].state for index in selection.kept]
+        if not made:  # every beam has ended, as an episode may before the horizon
+            break
+        records += made
     best, whole_cost = pick(problem, beams)
     return SearchOutput(best, tuple(records), total(record.cost for record in records) + whole_cost)
 
 
+def _level(
+    problem: SearchProblem[S], beams: Sequence[S], *, chunk: int, propose: Propose[S], select: Select[S]
+) -> tuple[Sequence[S], list[Record]]:
+    """Returns the beams that a level leaves, and its records; none where no beam proposes anything.
+
+    A function of its own, so that pruned candidates are gone before the next level is made.
+    """
+    proposals = [(state, propose(state)) for state in beams]
+    requests = [Request(state, action) for state, actions in proposals for action in actions]
+    if not requests:
+        return beams, []
+    children = problem.expand(requests)
+    for child in children:
+        check_finite(child.scores, chunk=chunk, action=child.state.actions[-1])
+    # Ended beams compete on, at no cost; behind the others, which win where they are equal.
+    ended = [Child(state, state.scores[-1], Cost()) for state, actions in proposals if not actions]
+    candidates = [*children, *ended]
+    selection = select(Level(chunk, problem.horizon, candidates))
+    return [candidates[index].state for index in selection.kept], _records(chunk, children, selection)
+
+
 def pick(problem: SearchProblem[S], beams: Sequence[S]) -> tuple[S, Cost]:
-    """Returns the beam with the highest whole-video score (the earliest of equals), and what finding it cost."""
+    """Returns the beam with the highest whole-video score, the earliest of equals, and what that cost."""
     wholes = problem.score_whole(beams) if len(beams) > 1 else []
     best = max(range(len(beams)), key=lambda index: wholes[index].score if wholes else 0.0)
     return beams[best], total(whole.cost for whole in wholes)
@@ -83,7 +99,7 @@ def check_finite(scores: Scores, *, chunk: int, action: Action) -> None:
 
 
 def keep_best(width: int, fusion: Fusion) -> Select[S]:
-    """Returns the selection of the `width` candidates with the highest fused score, earlier ones first if equal."""
+    """Returns the selection of the `width` candidates with the highest fused score, the earlier of equals."""
 
     def select(level: Level[S]) -> Selection:
         fused = [fusion(child.scores, chunk=level.chunk, horizon=level.horizon) for child in level.children]
@@ -98,6 +114,7 @@ def keep_all(fusion: Fusion) -> Select[S]:
 
 
 def _records(chunk: int, children: Sequence[Child[S]], selection: Selection) -> list[Record]:
+    """Returns one record a new candidate; ended beams, which follow in the selection, have theirs already."""
     return [
         Record(
             chunk=chunk,
@@ -108,5 +125,5 @@ def _records(chunk: int, children: Sequence[Child[S]], selection: Selection) -> 
             kept=index in selection.kept,
             cost=child.cost,
         )
-        for index, (child, fused) in enumerate(zip(children, selection.fused, strict=True))
+        for index, (child, fused) in enumerate(zip(children, selection.fused, strict=False))
     ]

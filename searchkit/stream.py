@@ -108,6 +108,7 @@ class StreamState:
         return memory.window[0].start_frame // self.model.memory.chunk_frames
 
     @property
+    @torch.no_grad()
     def video(self) -> Tensor:
         """All pixel frames so far, `[F, 3, H, W]` in [0, 1]; decoded anew, from the first chunk on."""
         pieces, cache = [], None
@@ -217,9 +218,9 @@ class Stream:
                 sampler.step(draft.x, flow, k, draft.noises[k + 1] if k < sampler.num_renoise else None)
                 for draft, flow in zip(drafts, flows, strict=True)
             ]
-            spent = Cost(
-                denoise_passes=len(drafts), calls=calls, seconds_generate=time.perf_counter() - began
-            ).share(len(drafts))
+            spent = Cost(denoise_passes=len(drafts), calls=calls, seconds_generate=time.perf_counter() - began).share(
+                len(drafts)
+            )
             drafts = [
                 draft._replace(x=step.x_next, x0=step.x0, passes_done=k + 1, cost=draft.cost + spent)
                 for draft, step in zip(drafts, steps, strict=True)
@@ -278,14 +279,16 @@ class Stream:
         Returns:
             How many chunks it filled, and by how many calls.
         """
-        latents, blocks, places = [], [], []
+        latents, slots, places = [], [], []
         for parent in parents:
             if parent.last is not None and parent.slot is not None and parent.slot.prefix is not None:
                 latents.append(parent.last.latents)
-                blocks.append(parent.slot.block)
+                slots.append(parent.slot)
                 places.append(Place(parent.slot.block.start_frame, parent.slot.prefix, parent.prompt))
-                parent.slot.prefix = None
-        return len(blocks), self.model.commit(latents, blocks, places)
+        calls = self.model.commit(latents, [slot.block for slot in slots], places)
+        for slot in slots:  # only now, so that after a failed pass the state can be expanded again
+            slot.prefix = None
+        return len(slots), calls
 
     def _place(self, draft: Draft) -> Place:
         state = draft.request.state

@@ -91,7 +91,7 @@ class Codec(nn.Module):
             raise ValueError("streams at their start decode to fewer frames: decode them in a call of their own")
         before = latents[:, 0] if starts == {True} else torch.stack([cache for cache in caches if cache is not None])
         video = self.decode_frames(latents, torch.cat([before[:, None], latents[:, :-1]], dim=1)).clamp(0, 1)
-        return video[:, STRIDE - 1 if starts == {True} else 0 :], list(latents[:, -1])
+        return video[:, STRIDE - 1 if starts == {True} else 0 :], [latent.clone() for latent in latents[:, -1]]
 
     def decode_frames(self, latents: Tensor, before: Tensor) -> Tensor:
         """Returns the video `[B, 4T, 3, H, W]`, not clamped, of latents and of the latent frame before each."""

@@ -12,12 +12,13 @@ from torch import Tensor
 from envs.shapes import text
 from envs.shapes.codec import CHANNELS, PATCH, Codec
 from envs.shapes.rewards import ImageReward, VideoReward
-from envs.shapes.world import FPS, SIZE
+from envs.shapes.world import FPS, SIZE, Caption
 from searchkit.backbones.sampler import Sampler
 from searchkit.backbones.wan import CausalWan
 from searchkit.memory import MemoryConfig
 from searchkit.model import VideoModel
 from searchkit.rewards import RewardScorer
+from searchkit.stream import Stream
 
 WEIGHTS = Path(__file__).parent / "weights"
 LATENT_SIZE = SIZE // PATCH
@@ -100,3 +101,26 @@ def untrained_network(seed: int) -> WanTransformer3DModel:
     """Returns the generator's network at its first initialisation."""
     torch.manual_seed(seed)
     return WanTransformer3DModel(**NETWORK)
+
+
+def make_stream(
+    prompt: str,
+    *,
+    horizon: int | None = 7,
+    long_window: int = 10,
+    memory: MemoryConfig = MemoryConfig(),
+    deterministic: bool = False,
+) -> Stream:
+    """Returns the stream of a prompt, ready to be searched: `StreamT1()(make_stream(prompt), seed=0).best.video`.
+
+    Args:
+        horizon: chunks to make (7 are 5 s); None for a stream without end.
+        long_window: chunks that the long score sees.
+        deterministic: run candidates one at a time, so that results do not depend on how they are grouped.
+
+    Raises:
+        ValueError: the prompt is not in the shapes grammar, or weights are missing or damaged.
+    """
+    Caption.parse(prompt)
+    model = load_model(memory=memory, max_batch=1) if deterministic else load_model(memory=memory)
+    return Stream(model=model, scorer=load_scorer(), prompt=prompt, horizon=horizon, long_window=long_window)

@@ -69,8 +69,7 @@ class Caption:
         behind = " behind a pillar" if self.pillar else ""
         article = "an" if self.speed[0] in "aeiou" else "a"
         return (
-            f"{article} {self.speed} {self.colour} {self.shape} {self.motion}{behind} "
-            f"on a {self.background} background"
+            f"{article} {self.speed} {self.colour} {self.shape} {self.motion}{behind} on a {self.background} background"
         )
 
     @staticmethod
@@ -87,7 +86,15 @@ class Caption:
         match = _PATTERN.fullmatch(text)
         if match is None:
             raise ValueError(f"prompt {prompt!r} is not of the form {GRAMMAR!r}")
-        return Caption(**{**match.groupdict(), "pillar": match["pillar"] is not None})
+        speed, colour, shape, motion, pillar, background = match.groups()
+        return Caption(
+            speed=speed,
+            colour=colour,
+            shape=shape,
+            motion=motion,
+            background=background,
+            pillar=pillar is not None,
+        )
 
 
 def _with_hints(unknown: list[str]) -> str:
@@ -100,16 +107,18 @@ def all_captions() -> Iterator[Caption]:
     for speed, colour, shape, motion, background, pillar in product(
         SPEEDS, COLOURS, SHAPES, MOTIONS, BACKGROUNDS, (False, True)
     ):
-        yield Caption(
-            speed=speed, colour=colour, shape=shape, motion=motion, background=background, pillar=pillar
-        )
+        yield Caption(speed=speed, colour=colour, shape=shape, motion=motion, background=background, pillar=pillar)
 
 
 def is_held_out(caption: Caption) -> bool:
     """Returns whether training never shows this caption: one in eight, spread over every word."""
-    fields = (COLOURS, SHAPES, MOTIONS, BACKGROUNDS, SPEEDS)
-    names = (caption.colour, caption.shape, caption.motion, caption.background, caption.speed)
-    place = sum(step * list(field).index(name) for step, field, name in zip((1, 3, 5, 2, 4), fields, names))
+    place = (
+        list(COLOURS).index(caption.colour)
+        + 3 * SHAPES.index(caption.shape)
+        + 5 * MOTIONS.index(caption.motion)
+        + 2 * list(BACKGROUNDS).index(caption.background)
+        + 4 * list(SPEEDS).index(caption.speed)
+    )
     return (place + caption.pillar) % 8 == 0
 
 
@@ -177,7 +186,7 @@ def _signed_distance(
 ) -> NDArray[np.float32]:
     """Returns how far each pixel lies outside the shape, in pixels (negative inside).
 
-    Squares and triangles are inscribed so that all shapes stay within the radius and have about the same area.
+    A triangle's lower corners reach a tenth beyond the radius; squares and circles stay within it or nearly so.
     """
     if shape == "circle":
         return np.hypot(dx, dy) - radius
@@ -185,4 +194,6 @@ def _signed_distance(
         return np.maximum(np.abs(dx), np.abs(dy)) - np.float32(0.84) * radius
     # An upward triangle: the highest of the distances to its three edges.
     slope = np.float32(math.sqrt(0.75))
-    return np.maximum(dy - np.float32(0.6) * radius, np.abs(dx) * slope - dy * np.float32(0.5) - np.float32(0.5) * radius)
+    return np.maximum(
+        dy - np.float32(0.6) * radius, np.abs(dx) * slope - dy * np.float32(0.5) - np.float32(0.5) * radius
+    )

@@ -27,9 +27,7 @@ class RotaryTable:
         device: where the rotations are wanted.
     """
 
-    def __init__(
-        self, head_dim: int, height: int, width: int, *, num_frames: int, device: torch.device
-    ) -> None:
+    def __init__(self, head_dim: int, height: int, width: int, *, num_frames: int, device: torch.device) -> None:
         space = 2 * (head_dim // 6)
         rows = _angles(space, height)[:, None].expand(height, width, space // 2)
         columns = _angles(space, width)[None, :].expand(height, width, space // 2)

@@ -53,9 +53,7 @@ class Sampler:
     def __post_init__(self) -> None:
         falling = all(a > b for a, b in pairwise((*self.timesteps, 0.0)))
         if not self.timesteps or self.timesteps[0] > 1000.0 or not falling:
-            raise ValueError(
-                f"timesteps must fall strictly, from 1000 at most to above 0, got {self.timesteps}"
-            )
+            raise ValueError(f"timesteps must fall strictly, from 1000 at most to above 0, got {self.timesteps}")
         if self.shift <= 0.0:
             raise ValueError(f"shift must be above 0, got {self.shift}")
         if self.kind not in get_args(Kind):

@@ -137,7 +137,7 @@ class CausalWan:
         prefixes: Prefix | Sequence[Prefix],
         text: TextContext | Sequence[TextContext],
     ) -> Tensor:
-        """Returns the predicted velocity, noise minus clean latents, `[B, T, C, h, w]` in the dtype of `x`.
+        """Returns the predicted velocity, noise minus clean latents, `[B, T, C, h, w]`, where and as `x` is.
 
         What is given once serves all rows; a sequence gives one item a row. Rows need not share their parent,
         prompt or position, but their prefixes must have the same number of tokens.
@@ -155,7 +155,7 @@ class CausalWan:
         """
         temb = self._embed(timestep, len(x))
         hidden = self._forward(x, temb, start_frame, prefixes, text, stores=None)
-        return self._unpatch(self._head(hidden, temb), num_frames=x.shape[1]).to(x.dtype)
+        return self._unpatch(self._head(hidden, temb), num_frames=x.shape[1]).to(x)
 
     def clean(
         self,
@@ -192,9 +192,7 @@ class CausalWan:
     ) -> Tensor:
         """Returns the last block's output, `[B, N, channels]`; blocks write keys and values into `stores`."""
         if tuple(x.shape[-2:]) != self.latent_size:
-            raise ValueError(
-                f"latent_size must be {self.latent_size} as the engine's, got {tuple(x.shape[-2:])}"
-            )
+            raise ValueError(f"latent_size must be {self.latent_size} as the engine's, got {tuple(x.shape[-2:])}")
         batch, num_frames = x.shape[:2]
         rotation = self._rotation(_per_row(start_frame, batch, "start_frame"), num_frames)
         prefix_rows = _same_length(_per_row(prefixes, batch, "prefixes"), "prefixes")

@@ -28,9 +28,7 @@ def _make_stream(routes: list[Route], config: MemoryConfig = CONFIG) -> Memory:
     """The memory after one chunk for each route, where a route acts before its chunk."""
     memory = Memory()
     for chunk, route in enumerate(routes):
-        memory = push(
-            make_room(memory, route, config), _make_block(chunk, frames=config.chunk_frames), config
-        )
+        memory = push(make_room(memory, route, config), _make_block(chunk, frames=config.chunk_frames), config)
     return memory
 
 

@@ -43,18 +43,14 @@ def _embeds(seed: int) -> Tensor:
     return torch.randn(8, 12, generator=torch.Generator().manual_seed(seed))
 
 
-def _make_memory(
-    engine: CausalWan, latents: Tensor, *, config: MemoryConfig = CONFIG, prompt: int = 0
-) -> Memory:
+def _make_memory(engine: CausalWan, latents: Tensor, *, config: MemoryConfig = CONFIG, prompt: int = 0) -> Memory:
     """The memory after clean chunks `[chunks, T, C, h, w]`, each encoded against the ones before it."""
     text = engine.encode_text(_embeds(prompt))
     memory = Memory()
     for chunk, one in enumerate(latents):
         memory = make_room(memory, Route.APPEND_SINK, config)
         block = Block(chunk * FRAMES, FRAMES)
-        [cleaned] = engine.clean(
-            one[None], start_frame=block.start_frame, prefixes=engine.assemble(memory), text=text
-        )
+        [cleaned] = engine.clean(one[None], start_frame=block.start_frame, prefixes=engine.assemble(memory), text=text)
         block.fill(*cleaned)
         memory = push(memory, block, config)
     return memory
@@ -69,9 +65,7 @@ class _BlockCausal(WanAttnProcessor):
         return super().__call__(attn, hidden_states, None, mask, rotary_emb)
 
 
-def _block_causal_flow(
-    network: WanTransformer3DModel, latents: Tensor, timestep: float, embeds: Tensor
-) -> Tensor:
+def _block_causal_flow(network: WanTransformer3DModel, latents: Tensor, timestep: float, embeds: Tensor) -> Tensor:
     """The stock network's output for the last of `latents` `[chunks, T, C, h, w]`; the others are clean."""
     for block in network.blocks:
         block.attn1.set_processor(_BlockCausal())
@@ -114,9 +108,7 @@ def test_rows_of_different_parents_prompts_and_positions_equal_rows_alone():
     sliding = MemoryConfig(window_frames=9, max_sink_frames=3)  # equal prefixes from chunk 2 on
     lengths = (2, 3, 3)
     prefixes = [
-        engine.assemble(
-            make_room(_make_memory(engine, _noise(seed, batch=n), config=sliding), Route.DISCARD, sliding)
-        )
+        engine.assemble(make_room(_make_memory(engine, _noise(seed, batch=n), config=sliding), Route.DISCARD, sliding))
         for seed, n in enumerate(lengths)
     ]
     texts = [engine.encode_text(_embeds(seed)) for seed in (0, 0, 1)]
@@ -130,9 +122,7 @@ def test_rows_of_different_parents_prompts_and_positions_equal_rows_alone():
         torch.testing.assert_close(
             together[row], engine.flow(one, float(timesteps[row]), **call)[0], atol=1e-5, rtol=0.0
         )
-        torch.testing.assert_close(
-            tuple(cleaned[row]), tuple(engine.clean(one, **call)[0]), atol=1e-5, rtol=0.0
-        )
+        torch.testing.assert_close(tuple(cleaned[row]), tuple(engine.clean(one, **call)[0]), atol=1e-5, rtol=0.0)
 
 
 def test_shared_prefix_equals_one_prefix_a_row():

@@ -1,0 +1,90 @@
+"""Search problems wrapped in search problems, as Gymnasium wraps environments: every policy gets them unchanged.
+
+A wrapper counts what goes through it, so each search needs a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic
+
+from searchkit.cost import Cost, total
+from searchkit.search import BudgetSpent
+from searchkit.types import Action, Child, Request, S, SearchProblem, Whole
+
+
+@dataclass(kw_only=True)
+class _Wrapper(Generic[S]):
+    problem: SearchProblem[S] = field(kw_only=False)
+
+    @property
+    def root(self) -> S:
+        return self.problem.root
+
+    @property
+    def horizon(self) -> int | None:
+        return self.problem.horizon
+
+    def actions(self, state: S, *, num: int, seed: int) -> Sequence[Action]:
+        return self.problem.actions(state, num=num, seed=seed)
+
+    def expand(self, requests: Sequence[Request[S]]) -> Sequence[Child[S]]:
+        return self.problem.expand(requests)
+
+    def score_whole(self, states: Sequence[S]) -> Sequence[Whole]:
+        return self.problem.score_whole(states)
+
+
+@dataclass(kw_only=True)
+class Budgeted(_Wrapper[S]):
+    """Ends a search before the first level that would start with the budget spent.
+
+    The level that crosses the budget is still made whole, and the first one always is, so a search has a video to
+    return. The final pick is not counted.
+
+    Attributes:
+        passes: network evaluations allowed; None for no limit.
+        seconds: of generating, decoding and scoring allowed, as the costs count them; None for no limit.
+    """
+
+    passes: float | None = None
+    seconds: float | None = None
+    spent: Cost = field(default=Cost(), init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("passes", "seconds"):
+            limit = getattr(self, name)
+            if limit is not None and not limit > 0:
+                raise ValueError(f"{name} must be above 0, got {limit}")
+
+    def expand(self, requests: Sequence[Request[S]]) -> Sequence[Child[S]]:
+        """Returns the children.
+
+        Raises:
+            BudgetSpent: nothing is left to spend.
+        """
+        if self.passes is not None and self.spent.passes >= self.passes:
+            raise BudgetSpent(f"{self.spent.passes:g} of {self.passes:g} passes are spent")
+        if self.seconds is not None and self.spent.seconds >= self.seconds:
+            raise BudgetSpent(f"{self.spent.seconds:.1f} of {self.seconds:g} seconds are spent")
+        children = self.problem.expand(requests)
+        self.spent += total(child.cost for child in children)
+        return children
+
+
+@dataclass(kw_only=True)
+class Watched(_Wrapper[S]):
+    """Tells somebody of every level as soon as it is made.
+
+    Attributes:
+        on_level: gets the children, which it must not keep: they hold their memory.
+    """
+
+    on_level: Callable[[Sequence[Child[S]]], None]
+
+    def expand(self, requests: Sequence[Request[S]]) -> Sequence[Child[S]]:
+        """Returns the children."""
+        children = self.problem.expand(requests)
+        self.on_level(children)
+        return children

@@ -1,0 +1,68 @@
+"""Video files: what was written comes back, nearly."""
+
+import numpy as np
+import pytest
+
+from searchkit.video import read_video, to_pixels, write_video
+
+
+def _make_clip(frames: int = 9, height: int = 64, width: int = 48) -> np.ndarray:
+    """A bright square that moves over a plain background."""
+    clip = np.full((frames, height, width, 3), (217, 194, 153), np.uint8)
+    for number, frame in enumerate(clip):
+        frame[20:40, number : number + 20] = (219, 41, 41)
+    return clip
+
+
+def test_written_video_reads_back_in_size_length_and_colour(tmp_path):
+    clip = _make_clip()
+    write_video(tmp_path / "deep" / "clip.mp4", clip, 16)
+    back = read_video(tmp_path / "deep" / "clip.mp4")
+    assert back.shape == clip.shape and back.dtype == np.uint8
+    assert np.abs(back.astype(float) - clip).mean() < 3.0
+
+
+def test_written_video_plays_at_its_speed(tmp_path):
+    import av
+
+    write_video(tmp_path / "clip.mp4", _make_clip(8), 16)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        (stream,) = container.streams.video
+        assert stream.average_rate == 16 and stream.codec_context.pix_fmt == "yuv420p"
+        assert stream.codec_context.name == "h264" and stream.frames == 8
+
+
+def test_streams_video_becomes_pixels():
+    import torch
+
+    video = torch.zeros(2, 3, 4, 6)
+    video[1, 2] = 1.0
+    pixels = to_pixels(video)
+    assert pixels.shape == (2, 4, 6, 3) and pixels.dtype == np.uint8
+    assert (pixels[1, ..., 2] == 255).all() and pixels.sum() == 255 * 24
+
+
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        (np.zeros((2, 8, 8, 3)), "uint8"),
+        (np.zeros((2, 3, 8, 8), np.uint8), "F, H, W, 3"),
+        (np.zeros((0, 8, 8, 3), np.uint8), r"\[0, 8, 8, 3\]"),
+        (np.zeros((2, 8, 7, 3), np.uint8), "even"),
+    ],
+)
+def test_frames_that_are_no_video_are_refused(frames, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        write_video(tmp_path / "clip.mp4", frames, 16)
+    assert not (tmp_path / "clip.mp4").exists()
+
+
+def test_errors_name_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"none\.mp4 cannot be read"):
+        read_video(tmp_path / "none.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(OSError, match=r"text\.mp4 cannot be read"):
+        read_video(tmp_path / "text.mp4")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken cannot be written"):
+        write_video(tmp_path / "taken", _make_clip(), 16)
