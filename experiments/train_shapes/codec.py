@@ -19,7 +19,11 @@ def fit_components(codec: Codec, *, num_clips: int = 1500, seed: int = 1) -> Non
     settles the background and the object's place before the details.
     """
     rng = np.random.default_rng(seed)
-    total, product, count = torch.zeros(PATCH_VALUES).double(), torch.zeros(PATCH_VALUES, PATCH_VALUES).double(), 0
+    total, product, count = (
+        torch.zeros(PATCH_VALUES).double(),
+        torch.zeros(PATCH_VALUES, PATCH_VALUES).double(),
+        0,
+    )
     for _ in range(num_clips):
         patches = to_patches(_random_clip(rng, num_latent_frames=5)).movedim(2, -1).reshape(-1, PATCH_VALUES).double()
         total += patches.sum(0)
@@ -37,7 +41,7 @@ def train_refinement(codec: Codec, *, steps: int = 2500, batch: int = 24, seed: 
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(codec.refinement.parameters(), lr=2e-3, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.05)
-    torch.nn.init.zeros_(codec.refinement[-1].weight)
+    torch.nn.init.zeros_(next(codec.refinement[-1].parameters()))  # starts as the linear codec
     pool = torch.cat([_random_clip(rng, num_latent_frames=3) for _ in range(4000)])
     start = time.monotonic()
     for step in range(steps):

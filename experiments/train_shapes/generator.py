@@ -7,9 +7,10 @@ Letters: B batch, G groups, J groups that a group may attend to, N = 48 tokens a
 
 import copy
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from envs.shapes.model import untrained_network
 from experiments.train_shapes.data import CHUNK
 from experiments.train_shapes.log import log
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -62,7 +64,7 @@ class Context(NamedTuple):
 class GroupedSelfAttention:
     """Attention of every group to its neighbours; an attention processor for diffusers' blocks."""
 
-    def __call__(self, attn: nn.Module, hidden: Tensor, _text: None, _mask: None, context: Context) -> Tensor:
+    def __call__(self, attn: Any, hidden: Tensor, _text: None, _mask: None, context: Context) -> Tensor:
         batch, groups = context.bias.shape[:2]
         tokens, heads = hidden.shape[1], attn.heads
         split = (batch, groups, tokens, heads, -1)
@@ -78,7 +80,7 @@ class GroupedSelfAttention:
 class SharedCrossAttention:
     """Attention of all groups of a clip to its text."""
 
-    def __call__(self, attn: nn.Module, hidden: Tensor, text: Tensor, _mask: None, _rotary: None) -> Tensor:
+    def __call__(self, attn: Any, hidden: Tensor, text: Tensor, _mask: None, _rotary: None) -> Tensor:
         query = attn.norm_q(attn.to_q(hidden)).view(text.shape[0], -1, attn.heads, hidden.shape[-1] // attn.heads)
         key = attn.norm_k(attn.to_k(text)).unflatten(-1, (attn.heads, -1))
         value = attn.to_v(text).unflatten(-1, (attn.heads, -1))
@@ -89,9 +91,7 @@ class SharedCrossAttention:
 
 def _rotate(x: Tensor, context: Context) -> Tensor:
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack(
-        [even * context.cos - odd * context.sin, even * context.sin + odd * context.cos], dim=-1
-    )
+    turned = torch.stack([even * context.cos - odd * context.sin, even * context.sin + odd * context.cos], dim=-1)
     return turned.flatten(-2).to(torch.bfloat16)
 
 
@@ -229,7 +229,11 @@ def train(clips: dict[str, dict[str, Tensor]], recipe: Recipe, checkpoint: Path)
 
 
 def _losses(
-    model: nn.Module, network: WanTransformer3DModel, layout: Layout, clips: dict[str, Tensor], recipe: Recipe
+    model: Callable[..., Tensor],
+    network: WanTransformer3DModel,
+    layout: Layout,
+    clips: dict[str, Tensor],
+    recipe: Recipe,
 ) -> Tensor:
     """Returns the mean squared error of each noisy group's velocity, `[G_noisy]`."""
     pick = torch.randint(len(clips["latents"]), (recipe.batch,))
@@ -252,7 +256,9 @@ def _losses(
     return error[:, num_clean:].square().mean((0, 2, 3, 4, 5))
 
 
-def _save(path: Path, step: int, network: nn.Module, average: nn.Module, optimizers: list) -> None:
+def _save(
+    path: Path, step: int, network: nn.Module, average: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "step": step,
@@ -265,7 +271,7 @@ def _save(path: Path, step: int, network: nn.Module, average: nn.Module, optimiz
     save_file({k: v.half().contiguous() for k, v in average.state_dict().items()}, path.with_suffix(".safetensors"))
 
 
-def _resume(path: Path, network: nn.Module, average: nn.Module, optimizers: list) -> int:
+def _resume(path: Path, network: nn.Module, average: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)

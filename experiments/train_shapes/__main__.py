@@ -1,0 +1,88 @@
+"""Trains every weight that the embedded default ships: `python -m experiments.train_shapes STAGE`.
+
+Stages in order: codec, generator, rewards. Each writes its file and the checksums to `envs/shapes/weights/`;
+`measure` prints the figures of the model card. An interrupted generator goes on where it stopped.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from safetensors.torch import save_file
+
+from envs.shapes.codec import Codec
+from envs.shapes.model import WEIGHTS, read_weights
+from experiments.train_shapes import codec as codec_training
+from experiments.train_shapes import generator as generator_training
+from experiments.train_shapes import measure as measuring
+from experiments.train_shapes import rewards as reward_training
+from experiments.train_shapes.data import encoded_clips
+from experiments.train_shapes.log import log
+
+
+def main(
+    stage: Literal["codec", "generator", "rewards", "measure"],
+    /,
+    steps: int = generator_training.Recipe.steps,
+    num_clips: int = 16_000,
+    num_pairs: int = 64,
+    cache: Path = Path(".cache/shapes"),
+) -> None:
+    """Trains one part of the embedded default.
+
+    Args:
+        stage: what to train, or `measure` to print the figures of the model card.
+        steps: of the generator.
+        num_clips: rendered for the generator, for each of its two kinds of batch.
+        num_pairs: unseen prompts with seeds of their own that `measure` generates.
+        cache: folder for rendered clips and checkpoints.
+    """
+    torch.manual_seed(0)
+    if stage == "measure":
+        measuring.print_card(num_pairs=num_pairs)
+    elif stage == "codec":
+        codec = Codec()
+        codec_training.fit_components(codec)
+        codec_training.train_refinement(codec)
+        log(f"codec: {codec_training.measure(codec):.2f} dB on held-out clips")
+        ship("codec", codec)
+    elif stage == "generator":
+        codec = load_codec()
+        clips = {
+            scheme: encoded_clips(scheme, num_clips, seed=0, codec=codec, cache=cache) for scheme in ("start", "middle")
+        }
+        recipe = generator_training.Recipe(steps=steps)
+        ship("generator", generator_training.train(clips, recipe, cache / "generator.pt"))
+    else:
+        codec = load_codec()
+        ship("image_reward", reward_training.train_image_reward(codec))
+        ship("video_reward", reward_training.train_video_reward(codec))
+
+
+def load_codec() -> Codec:
+    """Returns the codec from its shipped weights."""
+    codec = Codec().eval().requires_grad_(False)
+    codec.load_state_dict(read_weights("codec"))
+    return codec
+
+
+def ship(name: str, module: torch.nn.Module) -> None:
+    """Writes a model's weights in half precision, and every shipped file's SHA-256."""
+    tensors = {key: tensor.half().contiguous() for key, tensor in module.state_dict().items()}
+    save_file(tensors, WEIGHTS / f"{name}.safetensors")
+    write_checksums()
+
+
+def write_checksums() -> None:
+    """Writes the SHA-256 of every shipped file to SHA256SUMS, in the form of `sha256sum`."""
+    rows = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+        for path in sorted(WEIGHTS.glob("*.safetensors"))
+    ]
+    (WEIGHTS / "SHA256SUMS").write_text("".join(rows))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
