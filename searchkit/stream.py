@@ -241,7 +241,11 @@ class Stream:
             View(_newest_latents(draft, len(window)), window, draft.request.state.prompt.text)
             for draft, window in zip(drafts, windows, strict=True)
         ]
-        scores = self.scorer.score(views)
+        # In the model's batches, so that a limit of 1 makes scores independent of the grouping, too.
+        most = self.model.max_batch
+        scores = [
+            score for first in range(0, len(views), most) for score in self.scorer.score(views[first : first + most])
+        ]
         spent = Cost(
             latent_frames_decoded=len(drafts) * self.model.memory.chunk_frames,
             frames_scored=sum(len(frames) for window in windows for frames in (window[-1], *window)),

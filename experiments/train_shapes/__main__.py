@@ -21,12 +21,13 @@ from experiments.train_shapes import rewards as reward_training
 from experiments.train_shapes.data import encoded_clips
 from experiments.train_shapes.log import log
 
+NUM_CLIPS = {"start": 14_000, "middle": 18_000}  # rendered for each of the generator's two kinds of batch
+
 
 def main(
     stage: Literal["codec", "generator", "rewards", "measure"],
     /,
     steps: int = generator_training.Recipe.steps,
-    num_clips: int = 16_000,
     num_pairs: int = 64,
     cache: Path = Path(".cache/shapes"),
 ) -> None:
@@ -35,7 +36,6 @@ def main(
     Args:
         stage: what to train, or `measure` to print the figures of the model card.
         steps: of the generator.
-        num_clips: rendered for the generator, for each of its two kinds of batch.
         num_pairs: unseen prompts with seeds of their own that `measure` generates.
         cache: folder for rendered clips and checkpoints.
     """
@@ -51,7 +51,8 @@ def main(
     elif stage == "generator":
         codec = load_codec()
         clips = {
-            scheme: encoded_clips(scheme, num_clips, seed=0, codec=codec, cache=cache) for scheme in ("start", "middle")
+            scheme: encoded_clips(scheme, count, seed=0, codec=codec, cache=cache)
+            for scheme, count in NUM_CLIPS.items()
         }
         recipe = generator_training.Recipe(steps=steps)
         ship("generator", generator_training.train(clips, recipe, cache / "generator.pt"))

@@ -36,7 +36,7 @@ def fit_components(codec: Codec, *, num_clips: int = 1500, seed: int = 1) -> Non
     codec.scale.copy_(variances.flip(0)[:CHANNELS] ** 0.25)
 
 
-def train_refinement(codec: Codec, *, steps: int = 2500, batch: int = 24, seed: int = 2) -> None:
+def train_refinement(codec: Codec, *, steps: int = 2000, batch: int = 24, seed: int = 2) -> None:
     """Trains the decoder on clips with a little noise on their latents, as a generator's have."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(codec.refinement.parameters(), lr=2e-3, weight_decay=1e-3)

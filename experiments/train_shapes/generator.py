@@ -5,7 +5,6 @@ so that the attention costs what streaming costs instead of a dense mask over th
 Letters: B batch, G groups, J groups that a group may attend to, N = 48 tokens a chunk, D width, L text tokens.
 """
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from envs.shapes.model import untrained_network
@@ -158,7 +156,7 @@ class Recipe:
     level_share: how many noise levels are exactly those that sampling visits; the rest are continuous.
     """
 
-    steps: int = 20_000
+    steps: int = 4600
     batch: int = 16
     learning_rate: float = 2e-3
     warmup: int = 200
@@ -168,7 +166,6 @@ class Recipe:
     shift: float = 4.0
     level_share: float = 0.5
     context_noise: float = 0.15
-    averaging: float = 0.9995
     seed: int = 0
 
 
@@ -189,17 +186,16 @@ def pace(step: int, recipe: Recipe) -> float:
 
 
 def train(clips: dict[str, dict[str, Tensor]], recipe: Recipe, checkpoint: Path) -> WanTransformer3DModel:
-    """Returns the network with averaged weights; goes on from the checkpoint's last save where there is one.
+    """Returns the trained network; goes on from the checkpoint's last save where there is one.
 
     Args:
         clips: for `start` and `middle`, what `encoded_clips` returns.
     """
     network = untrained_network(recipe.seed)
     nn.init.zeros_(network.proj_out.weight)
-    average = copy.deepcopy(network).requires_grad_(False)
     model = GroupedForward(network)
     optimizers = optimizers_of(network, recipe.learning_rate)
-    first = _resume(checkpoint, network, average, optimizers)
+    first = _resume(checkpoint, network, optimizers)
     compiled = torch.compile(model, dynamic=False)
     smooth, begun = {"start": 0.0, "first": 0.0, "middle": 0.0}, time.monotonic()
     for step in range(first, recipe.steps):
@@ -216,16 +212,14 @@ def train(clips: dict[str, dict[str, Tensor]], recipe: Recipe, checkpoint: Path)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        keep = min(recipe.averaging, (step + 1) / (step + 10))
-        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - keep)
         for name, value in ((scheme, losses), *([("first", losses[0])] if layout is START else [])):
             smooth[name] += (value.mean().item() - smooth[name]) * (0.02 if smooth[name] else 1.0)
         if step % 100 == 0 or step == recipe.steps - 1:
             curve = ", ".join(f"{name} {value:.4f}" for name, value in smooth.items())
             log(f"generator step {step} of {recipe.steps}: {curve}; {time.monotonic() - begun:.0f} s")
         if (step + 1) % 500 == 0 or step == recipe.steps - 1:
-            _save(checkpoint, step + 1, network, average, optimizers)
-    return average
+            _save(checkpoint, step + 1, network, optimizers)
+    return network
 
 
 def _losses(
@@ -256,27 +250,22 @@ def _losses(
     return error[:, num_clean:].square().mean((0, 2, 3, 4, 5))
 
 
-def _save(
-    path: Path, step: int, network: nn.Module, average: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
-) -> None:
+def _save(path: Path, step: int, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "step": step,
         "network": network.state_dict(),
-        "average": average.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
     torch.save(state, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
-    save_file({k: v.half().contiguous() for k, v in average.state_dict().items()}, path.with_suffix(".safetensors"))
 
 
-def _resume(path: Path, network: nn.Module, average: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
+def _resume(path: Path, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
     network.load_state_dict(state["network"])
-    average.load_state_dict(state["average"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     log(f"generator goes on from step {state['step']}")
