@@ -13,9 +13,10 @@ class BeamSearch:
 
     The first chunk, which has one parent only, gets as many candidates as the other chunks have in all.
 
-    beam_width: beams kept after each chunk.
-    children: candidates of each beam.
-    fusion: how a candidate's short and long scores become one.
+    Attributes:
+        beam_width: beams kept after each chunk.
+        children: candidates of each beam.
+        fusion: how a candidate's short and long scores become one.
     """
 
     beam_width: int = 2

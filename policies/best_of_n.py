@@ -11,7 +11,8 @@ from searchkit.types import S, SearchOutput, SearchProblem
 class BestOfN:
     """Makes N whole videos side by side and picks one by its whole-video score.
 
-    num_candidates: videos to make.
+    Attributes:
+        num_candidates: videos to make.
     """
 
     num_candidates: int = 4

@@ -11,8 +11,9 @@ from searchkit.types import S, SearchOutput, SearchProblem
 class BestOfNPerChunk:
     """Tries N candidates a chunk and goes on from the best one.
 
-    num_candidates: candidates a chunk.
-    fusion: how a candidate's short and long scores become one.
+    Attributes:
+        num_candidates: candidates a chunk.
+        fusion: how a candidate's short and long scores become one.
     """
 
     num_candidates: int = 4

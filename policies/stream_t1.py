@@ -12,11 +12,12 @@ from searchkit.types import Action, S, SearchOutput, SearchProblem
 class StreamT1:
     """Beam search whose noise carries on from chunk to chunk and whose memory is routed by the scores.
 
-    beam_width: beams kept after each chunk.
-    children: candidates of each beam; the first chunk gets beam_width * children.
-    noise_correlation: of a chunk's noise with the last chunk's, from -1 to 1.
-    fusion: how a candidate's short and long scores become one.
-    routing: where the chunk that leaves the window goes.
+    Attributes:
+        beam_width: beams kept after each chunk.
+        children: candidates of each beam; the first chunk gets beam_width * children.
+        noise_correlation: of a chunk's noise with the last chunk's, from -1 to 1.
+        fusion: how a candidate's short and long scores become one.
+        routing: where the chunk that leaves the window goes.
     """
 
     beam_width: int = 2

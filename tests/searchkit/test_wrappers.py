@@ -33,7 +33,7 @@ class _Counting:
     """A problem whose score is the seed; a child costs 4 passes and half a second."""
 
     horizon: int | None = 5
-    root: _Numbers = _Numbers()  # noqa: RUF009
+    root: _Numbers = _Numbers()
 
     def actions(self, state: _Numbers, *, num: int, seed: int) -> list[Action]:
         return [Action(seed + index) for index in range(num)]

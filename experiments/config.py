@@ -1,0 +1,143 @@
+"""What an experiment is, typed: these dataclasses are the command line's options. No torch here, so help is quick."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+from experiments.registry import flat, policy_label
+from searchkit.memory import MemoryConfig
+from searchkit.types import Policy
+
+MIN_LATENT_FRAMES = 3  # the oracles need 9 pixel frames
+MAX_LATENT_FRAMES = 1024  # where the rotary table ends
+
+
+class Trial(NamedTuple):
+    """One search: of one prompt, by one policy, with one seed."""
+
+    policy: Policy
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What determines an experiment's results: every policy searches every prompt with every seed.
+
+    Attributes:
+        prompts: texts of the videos, or the path of a file with one prompt a line.
+        num_chunks: length of each video, in chunks (7 are 5 s, 40 are 30 s).
+        seeds: one trial a seed, for every prompt and policy.
+        long_window: chunks that the long score sees.
+        max_passes: network passes after which a search ends before its next chunk; None for no limit.
+        max_seconds: seconds after which a search ends before its next chunk; None for no limit.
+        deterministic: run candidates one at a time, so that results do not depend on how they are grouped.
+        memory: sizes of the key/value memory, in latent frames (3 a chunk, 4 pixel frames each).
+        policies: what to compare.
+    """
+
+    prompts: tuple[str, ...] = ()
+    num_chunks: int = 7
+    seeds: tuple[int, ...] = (0,)
+    long_window: int = 10
+    max_passes: float | None = None
+    max_seconds: float | None = None
+    deterministic: bool = False
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    policies: Annotated[tuple[Policy, ...], tyro.conf.Suppress] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("num_chunks", "long_window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1 chunk, got {getattr(self, name)}")
+        frames = self.num_chunks * self.memory.chunk_frames
+        if not MIN_LATENT_FRAMES <= frames <= MAX_LATENT_FRAMES:
+            raise ValueError(
+                f"num_chunks must make from {MIN_LATENT_FRAMES} to {MAX_LATENT_FRAMES} latent frames, got "
+                f"{self.num_chunks} chunks of {self.memory.chunk_frames}"
+            )
+        for name in ("max_passes", "max_seconds"):
+            limit = getattr(self, name)
+            if limit is not None and not limit > 0:
+                raise ValueError(f"{name} must be above 0, got {limit}")
+        for name in ("prompts", "seeds", "policies"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must not be empty")
+        if any(not 0 <= seed < 2**63 for seed in self.seeds):
+            raise ValueError(f"seeds must be from 0 to 2**63 - 1, got {' '.join(map(str, self.seeds))}")
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """All searches; those to be compared follow each other, so that an early end leaves whole comparisons."""
+        return tuple(
+            Trial(policy, prompt, seed)
+            for prompt in dict.fromkeys(self.prompts)
+            for seed in dict.fromkeys(self.seeds)
+            for policy in {policy_label(policy): policy for policy in self.policies}.values()
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Returns everything but the policies, by the names of the command line."""
+        return {name: value for name, value in flat(self).items() if name != "policies"}
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what tells this experiment from another, as plain values for JSON."""
+        described = {**self.settings(), "policies": [policy_label(policy) for policy in self.policies]}
+        plain: dict[str, Any] = json.loads(json.dumps(described))
+        return plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """What does not change results: where they go and what they are made with.
+
+    Attributes:
+        out: output folder; None for a folder of the experiment's own under runs/.
+        wandb: how Weights & Biases logs; None for online when logged in (or as WANDB_MODE says), else offline.
+        threads: CPU threads of torch. Models this small gain little from more, and lose much on a busy machine.
+    """
+
+    out: Path | None = None
+    wandb: Literal["online", "offline", "disabled"] | None = None
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+
+
+def with_prompts(experiment: Experiment) -> Experiment:
+    """Returns the experiment with prompt files read and every prompt in the spelling that the model sees.
+
+    Raises:
+        ValueError: a file is missing, unreadable or empty, or a prompt is outside the shapes grammar.
+    """
+    from envs.shapes.world import Caption  # numpy is not needed for help
+
+    texts = [str(Caption.parse(text)) for value in experiment.prompts for text in _texts(value)]
+    return replace(experiment, prompts=tuple(texts))
+
+
+def _texts(value: str) -> Iterator[str]:
+    """Yields a prompt, or those of a file: a value without blanks, or one that names a file, is a path."""
+    path = Path(value)
+    if len(value.split()) > 1 and not path.is_file():
+        yield value
+        return
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise ValueError(
+            f"prompts file {value!r} cannot be read: {reason} (a prompt has more than one word)"
+        ) from error
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise ValueError(f"prompts file {value!r} holds no prompt")
+    yield from prompts

@@ -1,0 +1,224 @@
+"""What an experiment leaves behind: a folder a trial, named by the hash of what determines its result, and tables.
+
+    OUT/experiment.json             marks the folder, and says whose it is
+    OUT/trials/HASH/trial.json      identity, result; video.mp4 and candidates.parquet lie beside it
+    OUT/results.parquet             one row a trial
+    OUT/candidates.parquet          one row a candidate
+
+A trial's folder is written beside its place and renamed when finished: one that is there is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.config import Experiment, Trial
+from experiments.registry import flat, policy_name
+from experiments.trials import Outcome, Point, Result
+from searchkit.cost import Cost
+
+MARKER = "experiment.json"
+FORMAT = 1  # of the folder
+ROOT = Path(__file__).parents[1]
+CODE = ("searchkit", "envs/shapes")  # with the policy's own file, all code that a result depends on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A trial that is done, and the folder that holds it."""
+
+    trial: Trial
+    result: Result
+    folder: Path
+
+    @property
+    def video(self) -> Path:
+        return self.folder / "video.mp4"
+
+
+class Folder:
+    """An experiment's output folder, which it has claimed.
+
+    Args:
+        model_checksum: of the weights that make and score the videos.
+    """
+
+    def __init__(self, path: Path, experiment: Experiment, *, model_checksum: str) -> None:
+        self.path = path
+        self.experiment = experiment
+        self._model_checksum = model_checksum
+
+    def place(self, trial: Trial) -> Path:
+        """Returns where a trial's folder is, or will be."""
+        text = json.dumps(self._identity(trial), sort_keys=True)
+        return self.path / "trials" / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def find(self, trial: Trial) -> Finished | None:
+        """Returns the trial if it is done."""
+        folder = self.place(trial)
+        if not folder.exists():
+            return None
+        stored = json.loads((folder / "trial.json").read_text())["result"]
+        curve = tuple(Point(**point) for point in stored.pop("curve"))
+        result = Result(**{**stored, "cost": Cost(**stored["cost"]), "curve": curve})
+        return Finished(trial=trial, result=result, folder=folder)
+
+    def store(self, trial: Trial, outcome: Outcome, *, fps: int) -> Finished:
+        """Writes a finished trial."""
+        from searchkit.video import write_video
+
+        folder = self.place(trial)
+        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        write_video(unfinished / "video.mp4", outcome.pixels, fps)
+        stored = {**asdict(outcome.result), "curve": [point._asdict() for point in outcome.result.curve]}
+        trial_json = {"identity": self._identity(trial), "result": stored}
+        (unfinished / "trial.json").write_text(json.dumps(trial_json, indent=1))
+        _write_table(unfinished / "candidates.parquet", _candidate_rows(outcome, folder.name))
+        os.replace(unfinished, folder)
+        return Finished(trial=trial, result=outcome.result, folder=folder)
+
+    def write_tables(self, finished: Sequence[Finished]) -> tuple[Path, Path]:
+        """Writes both tables of the experiment and returns their paths."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        results, candidates = self.path / "results.parquet", self.path / "candidates.parquet"
+        _write_table(results, [self._row(one) for one in finished])
+        tables = [pq.read_table(one.folder / "candidates.parquet") for one in finished]
+        pq.write_table(pa.concat_tables(tables), candidates)
+        return results, candidates
+
+    def _row(self, one: Finished) -> dict[str, Any]:
+        result, cost = one.result, one.result.cost
+        return {
+            "trial": one.folder.name,
+            "policy": result.label,
+            "options": json.dumps(flat(one.trial.policy), default=str),
+            "prompt": result.prompt,
+            "seed": result.seed,
+            "num_chunks": len(result.curve),
+            "reward": result.reward,
+            **result.measures,
+            "passes": cost.passes,
+            "seconds": cost.seconds,
+            **asdict(cost),
+            "video": str(one.video.relative_to(self.path)),
+        }
+
+    def _identity(self, trial: Trial) -> dict[str, Any]:
+        settings = self.experiment.describe()
+        for name in ("prompts", "seeds", "policies"):  # the trial's own are below
+            del settings[name]
+        return {
+            "format": FORMAT,
+            "model": self._model_checksum,
+            "code": _code_hash(type(trial.policy)),
+            "policy": policy_name(trial.policy),
+            "options": json.loads(json.dumps(flat(trial.policy), default=str)),
+            "prompt": trial.prompt,
+            "seed": trial.seed,
+            **settings,
+        }
+
+
+def default_path(preset: str, experiment: Experiment) -> Path:
+    """Returns a folder of the experiment's own under runs/."""
+    text = json.dumps(experiment.describe(), sort_keys=True)
+    return Path("runs") / f"{preset}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def claim(path: Path, experiment: Experiment) -> None:
+    """Makes and marks an experiment's output folder.
+
+    Raises:
+        ValueError: the folder cannot be written, or holds another experiment or other files.
+    """
+    marker = path / MARKER
+    described = experiment.describe()
+    try:
+        if marker.exists():
+            _check_same(path, json.loads(marker.read_text()), described)
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        if any(not entry.name.startswith(".") for entry in path.iterdir()):
+            raise ValueError(f"output folder {path} holds files that are not an experiment's: choose another --out")
+        draft = path / f".{MARKER}"
+        draft.write_text(json.dumps({"format": FORMAT, "experiment": described}, indent=1))
+        os.replace(draft, marker)
+    except OSError as error:
+        raise ValueError(f"output folder {path} cannot be written: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"output folder {path} has a damaged {MARKER}: choose another --out") from error
+
+
+def _check_same(path: Path, marker: Any, described: dict[str, Any]) -> None:
+    held = marker.get("experiment", {}) if isinstance(marker, dict) else {}
+    for name, value in described.items():
+        if held.get(name) != value:
+            raise ValueError(
+                f"output folder {path} holds another experiment ({name}: {_short(held.get(name))} there, "
+                f"{_short(value)} here): choose another --out"
+            )
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) < 70 else f"{text[:67]}..."
+
+
+def _candidate_rows(outcome: Outcome, trial: str) -> list[dict[str, Any]]:
+    result = outcome.result
+    return [
+        {
+            "trial": trial,
+            "policy": result.label,
+            "prompt": result.prompt,
+            "seed": result.seed,
+            "chunk": record.chunk,
+            "candidate_seed": record.action.seed,
+            "route": record.action.route.name.lower(),
+            "correlation": record.action.correlation,
+            "short": record.scores.short,
+            "long": record.scores.long,
+            "fused": record.fused,
+            "kept": record.kept,
+            "chosen": record.lineage == outcome.chosen[: len(record.lineage)],
+            "lineage": list(record.lineage),
+            "passes": record.cost.passes,
+            "seconds": record.cost.seconds,
+            **asdict(record.cost),
+        }
+        for record in outcome.records
+    ]
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(list(rows)), path)
+
+
+@functools.cache
+def _code_hash(policy: type[Any]) -> str:
+    """Returns a hash of all code that a policy's results depend on."""
+    files = [file for folder in CODE for file in sorted((ROOT / folder).rglob("*.py"))]
+    own = getattr(sys.modules[policy.__module__], "__file__", None)  # a class typed into a prompt has none
+    digest = hashlib.sha256()
+    for file in (*files, *([Path(own)] if own else [])):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,145 @@
+"""Searches videos with several policies and compares them: `python -m experiments.run`, with --help for options."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from experiments.arguments import parse
+from experiments.config import Execution, Experiment, Trial, with_prompts
+from experiments.progress import Reporter, make_reporter
+from experiments.registry import policy_label
+from experiments.results import ROOT, Finished, Folder, claim, default_path
+from experiments.summary import print_summary
+from experiments.tracking import Tracking
+from experiments.trials import TRUTH, Result, make_stream, run_trial, warm_up
+
+if TYPE_CHECKING:  # nor for torch
+    from searchkit.model import VideoModel
+
+PACKAGES = ("searchkit", "envs", "policies", "experiments")
+WRONG_INPUT = 2
+INTERRUPTED = 130
+PLAIN_WIDTH = 110  # columns where there is no terminal to ask
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code of a command line: 0, 2 after one sentence on stderr, or 130 after Ctrl-C."""
+    try:
+        command = parse(sys.argv[1:] if argv is None else argv)
+        experiment = with_prompts(command.experiment)
+    except ValueError as error:
+        return _refuse(error)
+    out = command.execution.out or default_path(command.preset, experiment)
+    try:
+        run(experiment, out=out, execution=command.execution)
+    except KeyboardInterrupt:
+        print(f"interrupted: finished trials are kept in {out}, and the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError) as error:
+        if not _is_ours(error):  # a fault in a policy of the user's own needs its traceback
+            raise
+        return _refuse(error)
+    return 0
+
+
+def run(experiment: Experiment, *, out: Path, execution: Execution) -> list[Finished]:
+    """Makes the trials of an experiment that are not done yet; writes, prints and returns what all of them gave.
+
+    Raises:
+        ValueError: something that was asked for cannot be done; one sentence says what.
+    """
+    from experiments.pictures import write_comparisons  # help must not wait for numpy
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
+    claim(out, experiment)
+    console.print(f"writing to {out.resolve()}", soft_wrap=True, highlight=False)
+    model = _load(experiment, execution)
+    folder = Folder(out, experiment, model_checksum=model.checksum)
+    with Tracking(experiment, folder=out, group=out.resolve().name, mode=execution.wandb) as tracking:
+        finished = _make_trials(folder, console, tracking)
+    tables = folder.write_tables(finished)
+    sheets = write_comparisons(out / "videos", finished, fps=model.fps)
+    print_summary(console, [one.result for one in finished])
+    written = {
+        "results": tables[0],
+        "candidates": tables[1],
+        "videos": out / "videos",
+        "pictures": f"{sheets[0]} (and .mp4)" + (f", and {len(sheets) - 1} more" if len(sheets) > 1 else ""),
+        "W&B": tracking.where,
+    }
+    for name, path in written.items():
+        if path:
+            console.print(f"{name:12}{path}", soft_wrap=True, highlight=False, markup=False)
+    return finished
+
+
+def _load(experiment: Experiment, execution: Execution) -> VideoModel:
+    # Threads that wait for each other by spinning take a busy machine ten times as long. Read as torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    torch.set_num_threads(execution.threads)
+    return make_stream(experiment, experiment.prompts[0]).model
+
+
+def _make_trials(folder: Folder, console: Console, tracking: Tracking) -> list[Finished]:
+    experiment = folder.experiment
+    found = [(trial, folder.find(trial)) for trial in experiment.trials]
+    missing = [trial for trial, done in found if done is None]
+    if len(missing) < len(found):
+        console.print(f"{len(found) - len(missing)} of {len(found)} trials are done already", highlight=False)
+    if missing:
+        warm_up(make_stream(experiment, missing[0].prompt))
+    finished = []
+    with make_reporter(console, num_trials=len(missing), num_chunks=experiment.num_chunks) as reporter:
+        for trial, done in found:
+            one = done or _make_trial(folder, trial, reporter)
+            tracking.add(one, is_new=done is None)
+            finished.append(one)
+    return finished
+
+
+def _make_trial(folder: Folder, trial: Trial, reporter: Reporter) -> Finished:
+    stream = make_stream(folder.experiment, trial.prompt)
+    reporter.start(policy_label(trial.policy))
+    outcome = run_trial(folder.experiment, trial, stream=stream, on_chunk=reporter.chunk)
+    one = folder.store(trial, outcome, fps=stream.model.fps)
+    reporter.finish(_line(one.result))
+    return one
+
+
+def _line(result: Result) -> str:
+    return (
+        f"{result.label}, seed {result.seed}, {result.prompt!r}: reward {result.reward:.2f}, "
+        f"truth {result.measures[TRUTH]:.2f}, {result.cost.passes:.0f} passes, {result.cost.seconds:.1f} s"
+    )
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Returns whether an error is raised by this repository's packages, or by the system for them."""
+    if isinstance(error, OSError):
+        return True
+    raised = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return any(raised.is_relative_to(ROOT / package) for package in PACKAGES)
+
+
+def _refuse(error: Exception) -> int:
+    print(f"run: {error}", file=sys.stderr)
+    return WRONG_INPUT
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # whoever reads our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,105 @@
+"""The table at the end: each policy's rewards, measures and costs over its trials, and who won at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.trials import MEASURES, TRUTH, Result
+
+REFERENCE = "greedy"  # the 1x of multiples, and what others are paired with
+
+
+class Row(NamedTuple):
+    """A line of the table: its name, what it reads off a result, its format, and which end of it is better."""
+
+    name: str
+    read: Callable[[Result], float]
+    form: str
+    best: Callable[[Sequence[float]], float] | None = None
+
+
+def _measure(name: str) -> Row:
+    return Row(name, lambda result: result.measures[name], ".2f", max)
+
+
+ROWS = (
+    Row("search reward", lambda result: result.reward, ".2f", max),
+    *(_measure(name) for name in (TRUTH, *MEASURES)),
+    Row("passes", lambda result: result.cost.passes, ".0f"),
+    Row("seconds", lambda result: result.cost.seconds, ".1f"),
+    Row("key/value MB", lambda result: result.cost.peak_bytes / 1e6, ".1f"),
+)
+
+
+def by_policy(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Returns the results of each policy, in the order of their first appearance."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.label, []).append(result)
+    return groups
+
+
+def multiples(results: Sequence[Result]) -> dict[str, float]:
+    """Returns each policy's passes over greedy's; nothing where greedy did not run."""
+    passes = {label: fmean(one.cost.passes for one in group) for label, group in by_policy(results).items()}
+    return {label: spent / passes[REFERENCE] for label, spent in passes.items()} if REFERENCE in passes else {}
+
+
+def print_summary(console: Console, results: Sequence[Result]) -> None:
+    """Prints the table, the winners, and nothing if there are no results."""
+    groups = by_policy(results)
+    if not groups:
+        return
+    count = max(len(group) for group in groups.values())
+    table = Table("", *map(escape, groups))
+    for column in table.columns[1:]:
+        column.justify, column.overflow = "right", "fold"
+    for row in ROWS:
+        table.add_row(row.name, *_cells(row, groups), end_section=row.name in ("search reward", TRUTH, MEASURES[-1]))
+        if row.name == "passes" and (times := multiples(results)):
+            table.add_row("  times greedy", *(f"{times[label]:.2f}x" for label in groups))
+    spread = "Mean ± standard deviation over the" if count > 1 else "The"
+    console.print(
+        f"\n{spread} {count} trial{'s' if count > 1 else ''} of each policy; no policy sees the measures, "
+        "whose mean is truth.",
+        highlight=False,
+    )
+    console.print(table)
+    if len(groups) > 1:
+        for row in ROWS[:2]:
+            console.print(_verdict(row, results), highlight=False)
+
+
+def _cells(row: Row, groups: dict[str, list[Result]]) -> list[str]:
+    means = [fmean(map(row.read, group)) for group in groups.values()]
+    shown = []
+    for mean, group in zip(means, groups.values(), strict=True):
+        cell = format(mean, row.form)
+        if len(group) > 1:
+            cell += f" ±{format(stdev(map(row.read, group)), row.form)}"
+        is_best = row.best is not None and len(groups) > 1 and mean == row.best(means)
+        shown.append(f"[bold]{cell}[/]" if is_best else cell)
+    return shown
+
+
+def _verdict(row: Row, results: Sequence[Result]) -> str:
+    """Returns which policy won by a row, and at what cost."""
+    groups = by_policy(results)
+    means = {label: fmean(map(row.read, group)) for label, group in groups.items()}
+    winner = max(means, key=lambda label: means[label])
+    sentence = f"Highest {row.name}: [bold]{escape(winner)}[/] with {means[winner]:{row.form}}"
+    if winner == REFERENCE or REFERENCE not in groups:
+        return f"{sentence}, for {fmean(one.cost.passes for one in groups[winner]):.0f} passes a video."
+    paired = {(one.prompt, one.seed): row.read(one) for one in groups[REFERENCE]}
+    pairs = [(row.read(one), paired[key]) for one in groups[winner] if (key := (one.prompt, one.seed)) in paired]
+    return (
+        f"{sentence} (greedy: {means[REFERENCE]:{row.form}}), better than greedy in "
+        f"{sum(own > other for own, other in pairs)} of {len(pairs)} trials, "
+        f"for {multiples(results)[winner]:.1f} times its passes."
+    )

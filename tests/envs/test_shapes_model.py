@@ -1,0 +1,69 @@
+"""The embedded default as it is shipped."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from envs.shapes import model, text
+from envs.shapes.model import load_model, load_scorer, make_stream
+from envs.shapes.world import WORDS, all_captions
+from policies import Greedy
+
+
+def test_every_prompt_of_the_grammar_fits_the_text_encoder() -> None:
+    assert len(WORDS) <= text.TEXT_DIM
+    assert max(len(str(caption).split()) for caption in all_captions()) <= text.TEXT_LENGTH
+
+
+def test_different_prompts_have_different_embeddings() -> None:
+    embeddings = {tuple(text.encode(str(caption)).flatten().tolist()) for caption in all_captions()}
+    assert len(embeddings) == 1440
+
+
+def test_weights_are_small_enough_to_ship() -> None:
+    assert sum(path.stat().st_size for path in model.WEIGHTS.iterdir()) < 25e6
+
+
+def test_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(model.WEIGHTS, tmp_path / "weights")
+    damaged = bytearray((tmp_path / "weights" / "codec.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "weights" / "codec.safetensors").write_bytes(damaged)
+    monkeypatch.setattr(model, "WEIGHTS", tmp_path / "weights")
+    with pytest.raises(ValueError, match=r"codec\.safetensors are damaged"):
+        model.read_weights("codec")
+
+
+def test_missing_weights_say_how_to_train_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "WEIGHTS", tmp_path)
+    with pytest.raises(ValueError, match="train_shapes"):
+        model.read_weights("generator")
+
+
+def test_a_greedy_stream_follows_its_prompt_s_background() -> None:
+    video = Greedy()(make_stream("a slow red circle moving left on a snow background", horizon=2), seed=0).best.video
+    assert video.shape == (21, 3, 64, 64)
+    assert video.min() >= 0
+    assert video.max() <= 1
+    # The border of the frame is nearest to snow, the lightest of the four backgrounds.
+    assert video[:, :, :2].mean() > 0.85
+
+
+def test_thirty_seconds_stay_inside_the_rotary_table() -> None:
+    network = load_model().engine.network
+    assert network.config.rope_max_seq_len >= 120
+
+
+def test_the_scorer_scores_clips_of_different_lengths_as_it_does_alone() -> None:
+    stream = make_stream("a slow red circle moving left on a snow background", horizon=2)
+    generator = torch.Generator().manual_seed(0)
+    short, long = (torch.rand(frames, 3, 64, 64, generator=generator) for frames in (9, 12))
+    from searchkit.rewards import View
+
+    views = [View((), (short,), stream.prompt), View((), (short, long), stream.prompt)]
+    scorer = load_scorer()
+    together, alone = scorer.score(views), [scorer.score([view])[0] for view in views]
+    for one, other in zip(together, alone, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)

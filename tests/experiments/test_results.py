@@ -1,0 +1,179 @@
+"""What an experiment leaves behind: whole trials only, tables of all of them, and no mixing of experiments."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from experiments.config import Experiment, Trial
+from experiments.pictures import NUM_TIMES, contact_sheet, side_by_side
+from experiments.results import Finished, Folder, claim, default_path
+from experiments.run import main
+from experiments.trials import Outcome, Point, Result
+from policies import BeamSearch, BestOfNPerChunk, Greedy
+from searchkit.cost import Cost
+from searchkit.fusion import Fusion
+from searchkit.types import Action, Record, Route, Scores
+from searchkit.video import read_video
+
+PROMPT = "a fast red circle moving left on a sand background"
+EXPERIMENT = Experiment(prompts=(PROMPT,), num_chunks=2, seeds=(0, 1), policies=(Greedy(), BeamSearch()))
+
+
+def _make_folder(path: Path, experiment: Experiment = EXPERIMENT, checksum: str = "weights") -> Folder:
+    claim(path, experiment)
+    return Folder(path, experiment, model_checksum=checksum)
+
+
+def _make_outcome(trial: Trial) -> Outcome:
+    """Two chunks of two candidates each; the second candidate of each was chosen."""
+    records = tuple(
+        Record(
+            chunk=chunk,
+            lineage=(*(2,) * chunk, seed),
+            action=Action(seed, Route.APPEND_SINK, 0.5),
+            scores=Scores(0.1 * seed, 0.2 * seed),
+            fused=0.15 * seed,
+            kept=seed == 2,
+            cost=Cost(denoise_passes=4.0, seconds_generate=0.5, peak_bytes=10),
+        )
+        for chunk in range(2)
+        for seed in (1, 2)
+    )
+    result = Result(
+        label="greedy",
+        prompt=trial.prompt,
+        seed=trial.seed,
+        reward=1.5,
+        measures={"subject": 0.5, "truth": 0.4},
+        cost=Cost(denoise_passes=16.0, peak_bytes=10),
+        curve=(Point(0, 0.2, 0.4, 0.3, 8.0, 1.0), Point(1, 0.2, 0.4, 0.3, 8.0, 1.0)),
+    )
+    pixels = np.full((21, 64, 64, 3), 200, np.uint8)
+    return Outcome(result, records, (2, 2), pixels)
+
+
+def _store(folder: Folder, trial: Trial) -> Finished:
+    return folder.store(trial, _make_outcome(trial), fps=16)
+
+
+def test_stored_trial_is_found_as_it_was(tmp_path):
+    folder = _make_folder(tmp_path / "x")
+    trial = EXPERIMENT.trials[0]
+    assert folder.find(trial) is None
+    stored = _store(folder, trial)
+    assert folder.find(trial) == stored
+    assert read_video(stored.video).shape == (21, 64, 64, 3)
+
+
+def test_trial_that_was_cut_off_is_not_there(tmp_path, monkeypatch):
+    folder = _make_folder(tmp_path / "x")
+    trial = EXPERIMENT.trials[0]
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        _store(folder, trial)
+    monkeypatch.undo()
+    assert folder.find(trial) is None
+    assert _store(folder, trial) == folder.find(trial)
+    assert [path.name for path in (tmp_path / "x/trials").iterdir()] == [folder.place(trial).name]
+
+
+def test_place_depends_on_all_that_determines_a_result(tmp_path):
+    trial = Trial(BestOfNPerChunk(), PROMPT, 0)
+    others = [
+        Trial(BestOfNPerChunk(num_candidates=5), PROMPT, 0),
+        Trial(BestOfNPerChunk(fusion=Fusion(short_cap=0.1)), PROMPT, 0),
+        Trial(Greedy(), PROMPT, 0),
+        Trial(BestOfNPerChunk(), "a slow red circle moving left on a sand background", 0),
+        Trial(BestOfNPerChunk(), PROMPT, 1),
+    ]
+    folder = Folder(tmp_path, EXPERIMENT, model_checksum="weights")
+    places = [folder.place(trial), *map(folder.place, others)]
+    places.append(Folder(tmp_path, EXPERIMENT, model_checksum="others").place(trial))
+    for change in ({"num_chunks": 3}, {"long_window": 2}, {"max_passes": 9.0}, {"deterministic": True}):
+        changed = dataclasses.replace(EXPERIMENT, **change)
+        places.append(Folder(tmp_path, changed, model_checksum="weights").place(trial))
+    assert len(set(places)) == len(places)
+
+
+def test_place_does_not_depend_on_the_experiment_around_a_trial(tmp_path):
+    larger = dataclasses.replace(EXPERIMENT, seeds=(0, 1, 2), policies=(Greedy(),))
+    trial = Trial(Greedy(), PROMPT, 0)
+    first, second = (Folder(tmp_path, one, model_checksum="w").place(trial) for one in (EXPERIMENT, larger))
+    assert first == second
+
+
+def test_tables_have_a_row_a_trial_and_a_row_a_candidate(tmp_path):
+    folder = _make_folder(tmp_path / "x")
+    results, candidates = folder.write_tables([_store(folder, trial) for trial in EXPERIMENT.trials])
+    count = f"select count(*), count(distinct trial), sum(passes) from '{candidates}'"
+    assert duckdb.sql(count).fetchall() == [(16, 4, 64.0)]
+    chosen = duckdb.sql(f"select chunk, candidate_seed, route, lineage from '{candidates}' where chosen limit 2")
+    assert chosen.fetchall() == [(0, 2, "append_sink", [2]), (1, 2, "append_sink", [2, 2])]
+    row = duckdb.sql(f"select * from '{results}' where seed = 1 limit 1").fetchall()
+    columns = [column[0] for column in duckdb.sql(f"describe '{results}'").fetchall()]
+    first = dict(zip(columns, row[0], strict=True))
+    assert (first["reward"], first["truth"], first["passes"], first["num_chunks"]) == (1.5, 0.4, 16.0, 2)
+    assert (tmp_path / "x" / first["video"]).exists()
+
+
+def test_folder_of_another_experiment_is_refused(tmp_path):
+    claim(tmp_path / "x", EXPERIMENT)
+    claim(tmp_path / "x", EXPERIMENT)  # the same one is welcome
+    with pytest.raises(ValueError, match=r"holds another experiment \(num-chunks: 2 there, 40 here\)"):
+        claim(tmp_path / "x", dataclasses.replace(EXPERIMENT, num_chunks=40))
+    with pytest.raises(ValueError, match="greedy, beam-search there, greedy here"):
+        claim(tmp_path / "x", dataclasses.replace(EXPERIMENT, policies=(Greedy(),)))
+
+
+def test_folder_of_foreign_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="holds files that are not an experiment's"):
+        claim(tmp_path, EXPERIMENT)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_folder_with_a_damaged_marker_is_refused(tmp_path):
+    (tmp_path / "experiment.json").write_text("{")
+    with pytest.raises(ValueError, match=r"damaged experiment\.json"):
+        claim(tmp_path, EXPERIMENT)
+
+
+def test_default_folder_is_the_experiments_own():
+    same = default_path("quick", dataclasses.replace(EXPERIMENT))
+    assert default_path("quick", EXPERIMENT) == same
+    assert default_path("quick", dataclasses.replace(EXPERIMENT, num_chunks=3)) != same
+
+
+def test_side_by_side_holds_the_last_frame_of_a_shorter_video():
+    long = np.random.default_rng(0).integers(0, 255, (9, 64, 64, 3), np.uint8)
+    video = side_by_side({"long": long, "short": long[:4]}, title="a title")
+    assert len(video) == 9 and not video.shape[1] % 2 and not video.shape[2] % 2
+    half = video.shape[2] // 2
+    assert (video[3:, :, half:] == video[3, :, half:]).all() and (video[3, :, :half] != video[8, :, :half]).any()
+
+
+def test_contact_sheet_has_a_row_a_policy_and_a_column_a_time():
+    red = np.zeros((81, 64, 64, 3), np.uint8)
+    red[..., 0] = 255
+    sheet = contact_sheet({"one": red, "two": red, "three": red}, title="a title", fps=16)
+    is_red = (sheet == (255, 0, 0)).all(-1)
+    assert is_red.sum() == 3 * NUM_TIMES * (3 * 64) ** 2
+    assert is_red.any(1).sum() == 3 * 192 and is_red.any(0).sum() == NUM_TIMES * 192
+
+
+def test_stored_trials_of_a_command_can_be_read_back(small_world):
+    line = ["--prompts", PROMPT, "--num-chunks", "2", "--policies", "greedy", "best-of-n-per-chunk", "--out", "x"]
+    assert main(line) == 0
+    marker = json.loads((small_world / "x/experiment.json").read_text())
+    assert marker["experiment"]["policies"] == ["greedy", "best-of-n-per-chunk"]
+    query = "select policy, count(*), sum(passes) from 'x/candidates.parquet' group by policy order by policy"
+    (_, many, spent), (_, one, least) = duckdb.sql(query).fetchall()
+    assert (many, one) == (8, 2) and spent > least
+    rewards = duckdb.sql("select policy, reward, truth, identity, passes from 'x/results.parquet'").fetchall()
+    assert [row[0] for row in rewards] == ["greedy", "best-of-n-per-chunk"]
+    assert all(0.0 <= row[2] <= 1.0 for row in rewards)

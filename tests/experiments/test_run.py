@@ -1,0 +1,267 @@
+"""The command line: what it makes, what it skips, and what it says of bad input."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from envs.shapes import model
+from envs.shapes.rewards import VideoReward
+from envs.shapes.world import Caption, is_held_out
+from experiments.arguments import parse
+from experiments.config import Experiment, with_prompts
+from experiments.presets import PRESETS
+from experiments.registry import POLICIES
+from experiments.run import main
+from policies import BeamSearch, Greedy, StreamT1
+from tests.experiments.conftest import forget_models, write_checksums
+
+PROMPT = "a fast red circle moving left on a sand background"
+SHORT = ["--prompts", PROMPT, "--num-chunks", "2", "--out", "x"]
+
+OWN_POLICY = '''
+from dataclasses import dataclass
+from searchkit.fusion import Fusion
+from searchkit.search import keep_best, search
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two candidates a chunk.
+
+    Attributes:
+        num_tries: candidates a chunk.
+    """
+
+    num_tries: int = 2
+
+    def __call__(self, problem, *, seed):
+        if self.num_tries > 9:
+            raise ValueError("a fault of my own")
+        return search(
+            problem,
+            propose=lambda state: problem.actions(state, num=self.num_tries, seed=seed),
+            select=keep_best(1, Fusion()),
+        )
+
+class Rest:
+    pass
+'''
+
+
+def _refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Returns the one line that a bad command line prints on stderr."""
+    assert main(argv) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("run: "), lines
+    return lines[0]
+
+
+def test_no_arguments_mean_the_quick_preset():
+    command = parse([])
+    assert command.preset == "shapes-quick" and command.experiment == PRESETS["shapes-quick"]()
+    assert [type(policy) for policy in command.experiment.policies] == list(POLICIES.values())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_use_prompts_that_training_never_showed(name):
+    prompts = PRESETS[name]().prompts
+    assert all(is_held_out(Caption.parse(prompt)) for prompt in prompts)
+
+
+def test_options_of_one_policy_are_typed():
+    line = f"--policy stream-t1 --policy.beam-width 3 --policy.noise-correlation 0.2 --policy.fusion.short-cap 0.3 \
+        --policy.routing.window 4 --num-chunks 40 --seeds 0 1 2 --out runs/x --prompts '{PROMPT}'"
+    import shlex
+
+    command = parse(shlex.split(line))
+    (policy,) = command.experiment.policies
+    assert isinstance(policy, StreamT1)
+    assert (policy.beam_width, policy.noise_correlation, policy.fusion.short_cap) == (3, 0.2, 0.3)
+    assert policy.routing.window == 4 and policy.children == StreamT1().children
+    assert command.experiment.num_chunks == 40 and command.experiment.seeds == (0, 1, 2)
+    assert command.experiment.prompts == (PROMPT,) and command.execution.out == Path("runs/x")
+
+
+def test_several_policies_run_at_their_defaults():
+    assert parse(["--policies", "greedy", "beam-search"]).experiment.policies == (Greedy(), BeamSearch())
+
+
+def test_preset_gives_the_defaults_of_everything_else():
+    long = parse(["--preset", "shapes-long", "--seeds", "5"]).experiment
+    assert long == dataclasses.replace(PRESETS["shapes-long"](), seeds=(5,))
+    assert long.num_chunks == 40
+
+
+def test_help_names_every_option_quickly_and_without_torch():
+    began = time.perf_counter()
+    command = [sys.executable, "-X", "importtime", "-m", "experiments.run", "--help"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert time.perf_counter() - began < 15  # 0.5 s on an idle machine; here it may share two cores
+    imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    assert "tyro" in imported and not imported & {"torch", "numpy", "diffusers", "wandb", "pyarrow", "av"}
+    options = {f"--{name.replace('_', '-')}" for name in ("num_chunks", "seeds", "prompts", "max_passes", "wandb")}
+    options |= {"--policy.noise-correlation", "--policy.beam-width", "--policy.fusion.short-cap", "--memory.ema-decay"}
+    assert all(option in run.stdout for option in options)
+
+
+def test_command_compares_policies_and_prints_where_everything_is(small_world, capsys):
+    assert main([*SHORT, "--policies", "greedy", "beam-search", "--seeds", "0", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"writing to {small_world / 'x'}")
+    assert "beam-search, seed 1" in printed and "left" in printed
+    for word in ("search reward", "truth", "sharpness", "passes", "times greedy", "1.00x", "seconds", "key/value MB"):
+        assert word in printed
+    assert "Highest truth:" in printed and "x/results.parquet" in printed
+    comparison = next((small_world / "x/videos").glob("01-*/seed1-comparison.png"))
+    assert comparison.with_suffix(".mp4").exists()
+    assert {file.name for file in comparison.parent.glob("seed0-*.mp4")} == {
+        "seed0-greedy.mp4", "seed0-beam-search.mp4", "seed0-comparison.mp4"
+    }  # fmt: skip
+
+
+def test_same_command_again_makes_nothing_anew(small_world, capsys):
+    line = [*SHORT, "--policies", "greedy"]
+    assert main(line) == 0
+    before = {file: file.stat().st_mtime_ns for file in (small_world / "x/trials").rglob("*")}
+    capsys.readouterr()
+    assert main(line) == 0
+    assert {file: file.stat().st_mtime_ns for file in (small_world / "x/trials").rglob("*")} == before
+    assert "1 of 1 trials are done already" in capsys.readouterr().out
+
+
+def test_prompts_come_from_a_file_too(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"# two prompts\n\n{PROMPT}\n  A slow BLUE square circling on a snow background.\n")
+    experiment = with_prompts(parse(["--prompts", str(file)]).experiment)
+    assert experiment.prompts == (PROMPT, "a slow blue square circling on a snow background")
+
+
+def test_policy_of_the_users_own_has_typed_options(small_world, capsys, monkeypatch):
+    (small_world / "mine.py").write_text(OWN_POLICY)
+    monkeypatch.syspath_prepend(small_world)
+    assert main([*SHORT, "--policy", "mine:Pair", "--policy.num-tries", "3"]) == 0
+    assert "mine:Pair (num-tries=3)" in capsys.readouterr().out
+    assert "no policy" in _refusal([*SHORT, "--policy", "mine:Rest"], capsys)
+    assert "AttributeError" in _refusal([*SHORT, "--policy", "mine:Nothing"], capsys)
+    with pytest.raises(ValueError, match="a fault of my own"):  # with its traceback
+        main([*SHORT[:-1], "y", "--policy", "mine:Pair", "--policy.num-tries", "10"])
+
+
+def test_budget_ends_a_search_early(small_world):
+    assert main([*SHORT, "--policy", "greedy", "--max-passes", "1"]) == 0
+    (trial,) = (small_world / "x/trials").glob("*/trial.json")
+    assert len(json.loads(trial.read_text())["result"]["curve"]) == 1
+
+
+def test_three_lines_of_python_search_a_prompt(small_world):
+    output = StreamT1()(model.make_stream(PROMPT, horizon=2), seed=0)
+    assert output.best.video.shape == (21, 3, 64, 64) and output.cost.passes > 0
+    assert len(output.records) == 8
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--policy streem-t1", ("streem-t1", "nearest is 'stream-t1'")),
+        ("--policies greedy beam", ("'beam'", "nearest is 'beam-search'")),
+        ("--preset shapes-quik", ("nearest is 'shapes-quick'",)),
+        ("--policy stream-t1 --policy.beam-width 0", ("beam_width must be at least 1, got 0",)),
+        ("--policy stream-t1 --policy.noise-correlation 2", ("noise_correlation must be from -1 to 1",)),
+        ("--policy stream-t1 --policy.fusion.short-cap 7", ("short_cap must be from 0 to 1",)),
+        ("--policy stream-t1 --policy.beam-widht 2", ("--policy.beam-widht", "perhaps --policy.beam-width")),
+        ("--policy.beam-width 2", ("--policy.beam-width", "--policy NAME")),
+        ("--policy greedy --policies greedy", ("--policy", "--policies")),
+        ("--policies", ("policies must not be empty",)),
+        ("--num-chunks 0", ("num_chunks must be at least 1",)),
+        ("--num-chunks 4000", ("num_chunks must make from 3 to 1024",)),
+        ("--num-chunks many", ("--num-chunks",)),
+        ("--seeds", ("seeds must not be empty",)),
+        ("--seeds -1", ("seeds must be from 0",)),
+        ("--max-passes 0", ("max_passes must be above 0",)),
+        ("--threads 0", ("threads must be at least 1",)),
+        ("--memory.window-frames 3", ("window_frames must hold",)),
+        ("--wandb sometimes", ("--wandb", "sometimes")),
+        ("--policy nowhere:Nothing", ("nowhere:Nothing", "No module named 'nowhere'")),
+        ("--policy json:dumps", ("json:dumps", "no policy")),
+        ("--prompts missing.txt", ("missing.txt", "No such file")),
+        ("--prompts", ("prompts must not be empty",)),
+    ],
+)
+def test_bad_option_exits_with_one_sentence(line, words, capsys):
+    refusal = _refusal(line.split(), capsys)
+    assert all(word in refusal for word in words), refusal
+
+
+def test_every_unknown_word_of_a_prompt_is_named(capsys):
+    refusal = _refusal(["--prompts", PROMPT, "a fast pink circel moving left on a sand background"], capsys)
+    assert "'pink'" in refusal and "'circel' (nearest: 'circle')" in refusal
+
+
+def test_prompts_file_without_prompts_is_refused(tmp_path, capsys):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n# nothing\n")
+    assert "holds no prompt" in _refusal(["--prompts", str(file)], capsys)
+
+
+@pytest.mark.parametrize("out", ["/proc/x", "a-file/x"])
+def test_unwritable_folder_is_refused(out, small_world, capsys):
+    (small_world / "a-file").touch()
+    assert "cannot be written" in _refusal([*SHORT[:-1], out], capsys)
+
+
+def test_damaged_weights_are_refused(small_world, small_weights, tmp_path, capsys, monkeypatch):
+    import shutil
+
+    folder = tmp_path / "weights"
+    shutil.copytree(small_weights, folder)
+    file = folder / "codec.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    monkeypatch.setattr(model, "WEIGHTS", folder)
+    refusal = _refusal([*SHORT, "--policy", "greedy"], capsys)
+    assert "codec.safetensors" in refusal and "damaged" in refusal
+
+
+def test_reward_that_is_no_number_is_refused_with_its_candidate(small_world, small_weights, capsys, monkeypatch):
+    import shutil
+
+    from safetensors.torch import save_file
+
+    folder = small_world / "weights"
+    shutil.copytree(small_weights, folder)
+    reward = VideoReward()
+    reward.scale.fill_(float("nan"))
+    save_file(reward.state_dict(), folder / "video_reward.safetensors")
+    write_checksums(folder)
+    monkeypatch.setattr(model, "WEIGHTS", folder)
+    forget_models()
+    refusal = _refusal([*SHORT, "--policy", "greedy"], capsys)
+    assert "long reward returned nan for chunk 0, candidate seed" in refusal
+
+
+def test_interrupted_command_goes_on_where_it_stopped(small_world, capsys, monkeypatch):
+    from experiments import run
+
+    line = [*SHORT, "--policies", "greedy", "best-of-n"]
+    whole, made = run.run_trial, []
+
+    def interrupted(*args, **kwargs):
+        if made:
+            raise KeyboardInterrupt
+        made.append(1)
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(run, "run_trial", interrupted)
+    assert main(line) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    monkeypatch.setattr(run, "run_trial", whole)
+    assert main(line) == 0
+    assert "1 of 2 trials are done already" in capsys.readouterr().out
+
+
+def test_experiment_refuses_what_cannot_be_searched():
+    with pytest.raises(ValueError, match="prompts must not be empty"):
+        Experiment(policies=(Greedy(),))
