@@ -78,3 +78,15 @@ def test_default_prompts_are_held_out_and_stay_the_same():
     assert prompts == default_prompts()
     assert len(set(prompts)) == 8
     assert all(is_held_out(Caption.parse(prompt)) for prompt in prompts)
+
+
+def test_policy_never_sees_a_metric_that_evaluates_it():
+    """Only experiments measure: nothing that a policy is handed, or is made of, imports the oracles."""
+    for package in ("searchkit", "policies", "envs"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert "envs.shapes.oracles" not in _imports(path), path
+
+
+def test_oracles_share_no_code_with_the_rewards():
+    shared = set(_imports(ROOT / "envs/shapes/oracles.py")) & set(_imports(ROOT / "envs/shapes/rewards.py"))
+    assert {name for name in shared if name.split(".")[0] in PACKAGES} == {"envs.shapes.world"}
