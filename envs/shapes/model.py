@@ -69,11 +69,9 @@ def load_model(*, memory: MemoryConfig = MemoryConfig(), sampler: Sampler = SAMP
     """
     network = WanTransformer3DModel(**NETWORK)
     network.load_state_dict(read_weights("generator"))
-    codec = Codec().eval().requires_grad_(False)
-    codec.load_state_dict(read_weights("codec"))
     return VideoModel(
         engine=CausalWan(network, latent_size=(LATENT_SIZE, LATENT_SIZE)),
-        decoder=codec,
+        decoder=load_codec(),
         encode_text=text.encode,
         sampler=sampler,
         memory=memory,
@@ -84,9 +82,19 @@ def load_model(*, memory: MemoryConfig = MemoryConfig(), sampler: Sampler = SAMP
     )
 
 
-@cache
-def load_scorer() -> RewardScorer:
-    """Returns the image and video rewards as one scorer.
+def load_codec() -> Codec:
+    """Returns the codec.
+
+    Raises:
+        ValueError: weights are missing or damaged.
+    """
+    codec = Codec().eval().requires_grad_(False)
+    codec.load_state_dict(read_weights("codec"))
+    return codec
+
+
+def load_rewards() -> tuple[ImageReward, VideoReward]:
+    """Returns the two rewards.
 
     Raises:
         ValueError: weights are missing or damaged.
@@ -94,7 +102,14 @@ def load_scorer() -> RewardScorer:
     image, video = ImageReward(), VideoReward()
     image.load_state_dict(read_weights("image_reward"))
     video.load_state_dict(read_weights("video_reward"))
-    return RewardScorer(image=image.eval().requires_grad_(False), video=video.eval().requires_grad_(False))
+    return image.eval().requires_grad_(False), video.eval().requires_grad_(False)
+
+
+@cache
+def load_scorer() -> RewardScorer:
+    """Returns the image and video rewards as one scorer; errors are those of `load_rewards`."""
+    image, video = load_rewards()
+    return RewardScorer(image=image, video=video)
 
 
 def untrained_network(seed: int) -> WanTransformer3DModel:

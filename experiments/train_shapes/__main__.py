@@ -13,7 +13,7 @@ import tyro
 from safetensors.torch import save_file
 
 from envs.shapes.codec import Codec
-from envs.shapes.model import WEIGHTS, read_weights
+from envs.shapes.model import WEIGHTS, load_codec
 from experiments.train_shapes import codec as codec_training
 from experiments.train_shapes import generator as generator_training
 from experiments.train_shapes import measure as measuring
@@ -58,15 +58,9 @@ def main(
         ship("generator", generator_training.train(clips, recipe, cache / "generator.pt"))
     else:
         codec = load_codec()
-        ship("image_reward", reward_training.train_image_reward(codec))
-        ship("video_reward", reward_training.train_video_reward(codec))
-
-
-def load_codec() -> Codec:
-    """Returns the codec from its shipped weights."""
-    codec = Codec().eval().requires_grad_(False)
-    codec.load_state_dict(read_weights("codec"))
-    return codec
+        image_reward = reward_training.train_image_reward(codec)
+        ship("image_reward", image_reward)
+        ship("video_reward", reward_training.train_video_reward(codec, image_reward=image_reward))
 
 
 def ship(name: str, module: torch.nn.Module) -> None:

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from envs.shapes.model import load_model
+from envs.shapes.model import load_codec, load_model, load_rewards
 from envs.shapes.oracles import Measures, measure
 from envs.shapes.world import Caption, Scene, all_captions, is_held_out, render
+from experiments.train_shapes.codec import measure as decibels
 from experiments.train_shapes.log import log
+from experiments.train_shapes.rewards import Reward, held_out_accuracy
 from policies import BestOfN, Greedy
 from searchkit.rewards import View
 from searchkit.stream import Stream
@@ -55,7 +57,7 @@ def rendered(pairs: Sequence[tuple[Caption, int]]) -> list[Measures]:
 
 
 def print_card(*, num_pairs: int) -> None:
-    """Prints how real renderings, greedy generation and the best of 16 measure, at 5 s and 30 s."""
+    """Prints how renderings, greedy generation and the best of 16 measure, and how good codec and rewards are."""
     pairs = unseen(num_pairs)
     real = rendered(pairs)
     _report("real renderings, 5 s", real, relative_to=1.0)
@@ -66,6 +68,13 @@ def print_card(*, num_pairs: int) -> None:
         ("best of 16 by truth, 5 s", BestOfN(num_candidates=16), CHUNKS_5S, pairs),
     ):
         _report(name, list(generated(some, policy=policy, chunks=chunks)), relative_to=reference)
+    codec = load_codec()
+    log(f"codec: {decibels(codec):.2f} dB on held-out clips")
+    image, video = load_rewards()
+    rewards: tuple[tuple[str, Reward], ...] = (("image reward", image), ("video reward", video))
+    for name, reward in rewards:
+        right = held_out_accuracy(reward, codec)
+        log(f"{name} prefers the better of two: " + ", ".join(f"{kind} {share:.3f}" for kind, share in right.items()))
 
 
 def _report(name: str, results: Sequence[Measures], *, relative_to: float) -> None:
