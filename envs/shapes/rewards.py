@@ -50,7 +50,7 @@ class Reader(nn.Module):
         self.words = nn.Linear(width, sum(self.sizes))
 
     def forward(self, described: Tensor) -> Tensor:
-        """Returns log likelihoods `[N, W]` of words, which add up to 1 within each field, of features `[N, D]`."""
+        """Returns the log likelihoods `[N, W]` of words, normalised within each field, of features `[N, D]`."""
         return torch.cat([part.log_softmax(1) for part in self.words(described).split(self.sizes, dim=1)], dim=1)
 
     def asked(self, prompts: Sequence[str]) -> Tensor:
@@ -74,8 +74,8 @@ class Eye(nn.Module):
             nn.Conv2d(inward, outward, 3, stride=2, padding=1) for inward, outward in itertools.pairwise(sizes)
         )
         self.norms = nn.ModuleList(nn.GroupNorm(1, size) for size in sizes)
-        # No stride here: a coarser grid than 8 pixels does not tell a square from a circle.
-        self.whole = nn.Conv2d(sizes[-1], width // 2, 3, padding=1)
+        # On the grid of 8 pixels: a coarser one does not tell a square from a circle.
+        self.whole = nn.Conv2d(sizes[-1], width // 2, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
         # Absolute values and norms: an edge is an edge whichever side is bright, and however strong.
@@ -183,9 +183,10 @@ class VideoReward(nn.Module):
         batch, num_frames = windows.shape[:2]
         first = num_frames % TUBELET
         seen = self.eye(windows[:, first + TUBELET // 2 :: TUBELET].flatten(0, 1))
-        course = self.look(seen).unflatten(0, (batch, -1)).transpose(1, 2) + self.move(
-            flows(windows[:, first:]).transpose(1, 2)
-        )
+        # One window at a time: what stays in the processor's cache is eight times as fast.
+        moved = torch.stack([flows(window[first:]) for window in windows])
+        course = self.look(seen).unflatten(0, (batch, -1)).transpose(1, 2)
+        course = course + self.move(moved.transpose(1, 2))
         for layer in self.follow:
             course = course + layer(course.relu())
         spread = course.std(2, correction=0)
@@ -194,25 +195,24 @@ class VideoReward(nn.Module):
         return described
 
 
-def flows(windows: Tensor) -> Tensor:
-    """Returns `[B, F - 1, NUM_FLOWS]`, how the picture moves from frame to frame.
+def flows(window: Tensor) -> Tensor:
+    """Returns `[F - 1, NUM_FLOWS]`, how the picture of a window `[F, 3, H, W]` moves from frame to frame.
 
-    Sums over the picture of products of its slopes in x, y and time: of their signs only the direction of the movement
-    is left, whatever moves and whatever its colour (Lucas and Kanade 1981).
+    They are sums over the picture of products of its slopes in x, y and time, which tell the direction and speed of
+    what moves whatever its colour (Lucas and Kanade 1981).
     """
     # The mean of two diagonal neighbours: ten times as fast as pooling 2 x 2.
-    halved = (windows[..., ::2, ::2] + windows[..., 1::2, 1::2]) / 2
-    before, after = halved[:, :-1], halved[:, 1:]
-    change, middle = after - before, after + before
-    inner = change[..., 1:-1, 1:-1]
+    halved = (window[..., ::2, ::2] + window[..., 1::2, 1::2]) / 2
+    change, middle = halved[1:] - halved[:-1], halved[1:] + halved[:-1]
     across = middle[..., 1:-1, 2:] - middle[..., 1:-1, :-2]
     down = middle[..., 2:, 1:-1] - middle[..., :-2, 1:-1]
-    slopes = torch.stack([across, down, inner], dim=2).flatten(3)
-    products = slopes @ slopes.transpose(2, 3)
-    (upright, _, right), (_, level, below), (_, _, changed) = (row.unbind(2) for row in products.unbind(2))
+    slopes = torch.stack([across, down, change[..., 1:-1, 1:-1]], dim=1).flatten(2)
+    products = slopes @ slopes.transpose(1, 2)
+    (upright, _, right), (_, level, below), (_, _, changed) = (row.unbind(1) for row in products.unbind(1))
+    # What is added is little beside any object, and keeps an empty or still picture finite.
     changed, upright, level = changed + 0.05, upright + 0.5, level + 0.5
     ratios = [right / changed / 16, below / changed / 16, right / upright, below / level]
-    return torch.stack([*ratios, changed.log(), upright.log(), level.log(), 50 * change.mean((2, 3, 4))], dim=2)
+    return torch.stack([*ratios, changed.log(), upright.log(), level.log(), 50 * change.mean((1, 2, 3))], dim=1)
 
 
 def _head(width: int) -> nn.Sequential:
