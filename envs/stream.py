@@ -89,7 +89,7 @@ class StreamEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
 
     ## Info
 
-    Of a step: the `prompt`, the `lineage` (the seeds of all chunks), the raw `short` and `long` score, and the
+    Of a step: the `prompt`, the `seeds` of all chunks, the raw `short` and `long` score, and the
     `passes` that it took, which are fewer from a state that was expanded before. Of a reset: the `prompt` and the
     `episode_seed`.
 
@@ -195,7 +195,7 @@ class StreamEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         reward = self.fusion(child.scores, chunk=state.chunk - 1, horizon=self.horizon)
         info = {
             "prompt": state.prompt.text,
-            "lineage": tuple(action.seed for action in state.actions),
+            "seeds": tuple(action.seed for action in state.actions),
             "short": child.scores.short,
             "long": child.scores.long,
             "passes": child.cost.passes,

@@ -62,8 +62,8 @@ class StreamVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         Raises:
             ValueError: seeds or prompts are not one an episode.
         """
-        if seed is None or isinstance(seed, int):
-            seed = [None if seed is None else seed + index for index in range(self.num_envs)]
+        if seed is None or isinstance(seed, (int, np.integer)):
+            seed = [None if seed is None else int(seed) + index for index in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise ValueError(f"seed must have one item for each of {self.num_envs} episodes, got {len(seed)}")
         results = [
@@ -83,6 +83,8 @@ class StreamVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         """
         rows = [row for row in range(self.num_envs) if not self._ended[row]]
         given = list(iterate(self.action_space, np.asarray(actions)))
+        if len(given) != self.num_envs:
+            raise ValueError(f"actions must be one for each of {self.num_envs} episodes, got {len(given)}")
         requests = [self.envs[row].request(self.envs[row].explicit(given[row])) for row in rows]
         children = dict(zip(rows, self.envs[0].problem.expand(requests) if requests else [], strict=True))
         results = [

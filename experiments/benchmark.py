@@ -5,9 +5,11 @@ Every figure is a median over interleaved repeats, so that a busy machine slows 
 
 import json
 import platform
+import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +24,7 @@ from policies import BeamSearch, Greedy
 from searchkit.stream import Draft, Stream
 from searchkit.types import Action, Request
 
+KILOBYTES = 1 if sys.platform == "darwin" else 1024  # in which getrusage counts
 PROMPT = "a fast red circle moving left on a sand background"
 
 
@@ -105,10 +108,21 @@ def whole_streams(repeats: int) -> Figures:
 
 
 def command_line(repeats: int) -> Figures:
-    """Returns how long the command line's help takes in a fresh process."""
-    command = [sys.executable, "-m", "experiments.run", "--help"]
-    seconds = interleaved({"help": lambda: subprocess.run(command, capture_output=True, check=True)}, repeats)
-    return {"python -m experiments.run --help": (seconds["help"], "s", 1.5)}
+    """Returns how long the command line's help takes in a fresh process, and what its default job takes."""
+    command = [sys.executable, "-m", "experiments.run"]
+    seconds = interleaved(
+        {"help": lambda: subprocess.run([*command, "--help"], capture_output=True, check=True)}, repeats
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        subprocess.run([*command, "--out", f"{folder}/quick"], capture_output=True, check=True)
+        quick = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * KILOBYTES / 1e9
+    return {
+        "python -m experiments.run --help": (seconds["help"], "s", 1.5),
+        "python -m experiments.run": (quick, "s", 120.0),
+        "python -m experiments.run, memory": (peak, "GB", 2.0),
+    }
 
 
 def interleaved(tasks: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:

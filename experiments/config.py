@@ -95,7 +95,7 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """What does not change results: where they go and what they are made with.
+    """What does not change results beyond rounding: where they go and what they are made with.
 
     Attributes:
         out: output folder; None for a folder of the experiment's own under runs/.
@@ -126,6 +126,8 @@ def with_prompts(experiment: Experiment) -> Experiment:
 
 def _texts(value: str) -> Iterator[str]:
     """Yields a prompt, or those of a file: a value without blanks, or one that names a file, is a path."""
+    if not value.strip():
+        raise ValueError("prompts must not hold an empty text")
     path = Path(value)
     if len(value.split()) > 1 and not path.is_file():
         yield value

@@ -68,9 +68,12 @@ class Folder:
         folder = self.place(trial)
         if not folder.exists():
             return None
-        stored = json.loads((folder / "trial.json").read_text())["result"]
-        curve = tuple(Point(**point) for point in stored.pop("curve"))
-        result = Result(**{**stored, "cost": Cost(**stored["cost"]), "curve": curve})
+        try:
+            stored = json.loads((folder / "trial.json").read_text())["result"]
+            curve = tuple(Point(**point) for point in stored.pop("curve"))
+            result = Result(**{**stored, "cost": Cost(**stored["cost"]), "curve": curve})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"trial folder {folder} is damaged: delete it, and its trial is run again") from error
         return Finished(trial=trial, result=result, folder=folder)
 
     def store(self, trial: Trial, outcome: Outcome, *, fps: int) -> Finished:
@@ -197,7 +200,7 @@ def _candidate_rows(outcome: Outcome, trial: str) -> list[dict[str, Any]]:
             "fused": record.fused,
             "kept": record.kept,
             "chosen": record.lineage == outcome.chosen[: len(record.lineage)],
-            "lineage": list(record.lineage),
+            "lineage": [action.seed for action in record.lineage],
             "passes": record.cost.passes,
             "seconds": record.cost.seconds,
             **asdict(record.cost),
@@ -215,7 +218,7 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 @functools.cache
 def _code_hash(policy: type[Any]) -> str:
-    """Returns a hash of all code that a policy's results depend on."""
+    """Returns a hash of the code that a policy's results depend on; of a user's own, the file of its class."""
     files = [file for folder in CODE for file in sorted((ROOT / folder).rglob("*.py"))]
     own = getattr(sys.modules[policy.__module__], "__file__", None)  # a class typed into a prompt has none
     digest = hashlib.sha256()

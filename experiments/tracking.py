@@ -49,11 +49,10 @@ class Tracking:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for label, run in self._runs.items():
-            try:
-                _log_whole(run, self._trials[label])
-            finally:
-                run.finish(exit_code=0 if kind is None else 1)
+        with contextlib.ExitStack() as stack:  # every run ends, whatever becomes of the others
+            for label, run in self._runs.items():
+                stack.callback(run.finish, exit_code=0 if kind is None else 1)
+                stack.callback(_log_whole, run, self._trials[label])
 
     def add(self, one: Finished, *, is_new: bool = True) -> None:
         """Logs a trial. Those of an earlier command count too, but do not start a run by themselves."""

@@ -12,7 +12,7 @@ from experiments.config import Experiment, Trial
 from experiments.registry import policy_label
 from policies import Greedy
 from searchkit.cost import Cost, total
-from searchkit.types import Record
+from searchkit.types import Action, Record
 from searchkit.wrappers import Budgeted, Watched
 
 if TYPE_CHECKING:  # torch is not needed to say what went wrong with an option
@@ -56,11 +56,11 @@ class Result:
 
 
 class Outcome(NamedTuple):
-    """A trial's result, what was tried, the seeds of the chosen video's chunks, and its pixels `[F, H, W, 3]`."""
+    """A trial's result, what was tried, the actions of the chosen video's chunks, and its pixels `[F, H, W, 3]`."""
 
     result: Result
     records: tuple[Record, ...]
-    chosen: tuple[int, ...]
+    chosen: tuple[Action, ...]
     pixels: Pixels
 
 
@@ -104,7 +104,7 @@ def run_trial(experiment: Experiment, trial: Trial, *, stream: Stream, on_chunk:
     if not math.isfinite(reward):
         raise ValueError(f"the reward of the whole video is {reward} for {trial.prompt!r}, seed {trial.seed}")
     pixels = to_pixels(output.best.video)
-    chosen = tuple(action.seed for action in output.best.actions)
+    chosen = output.best.actions
     result = Result(
         label=policy_label(trial.policy),
         prompt=trial.prompt,
@@ -122,7 +122,7 @@ def _named(measures: Measures) -> dict[str, float]:
     return {**named, TRUTH: measures.truth}
 
 
-def _curve(records: Sequence[Record], chosen: tuple[int, ...]) -> tuple[Point, ...]:
+def _curve(records: Sequence[Record], chosen: tuple[Action, ...]) -> tuple[Point, ...]:
     """Returns the chosen video's scores chunk by chunk, with the cost of each whole level."""
     points = []
     for chunk, level in itertools.groupby(sorted(records, key=lambda record: record.chunk), lambda r: r.chunk):

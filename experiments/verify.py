@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -74,7 +75,7 @@ class Check(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        return self.difference <= self.tolerance  # False for a NaN
+        return self.difference <= self.tolerance
 
 
 def verify(path: Path, *, tolerance: float = 2e-5) -> list[Check]:
@@ -88,13 +89,17 @@ def verify(path: Path, *, tolerance: float = 2e-5) -> list[Check]:
 
 
 def _load(path: Path) -> Recording:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     facts, tensors = (path.with_name(path.name + ending) for ending in (".json", ".safetensors"))
     for file in (facts, tensors):
         if not file.is_file():
             raise ValueError(f"path must name a recorded run without its ending, but there is no file {file}")
-    return Recording(json.loads(facts.read_text()), load_file(tensors))
+    try:
+        return Recording(json.loads(facts.read_text()), load_file(tensors))
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"path {path} names a damaged run: {error}") from error
 
 
 def _replay(path: Path, recording: Recording) -> Replay:
@@ -190,7 +195,7 @@ def _compare(recording: Recording, replay: Replay, tolerance: float) -> list[Che
     for name, replayed in replay.facts.items():
         recorded = recording.facts[name]
         wrong = sum(a != b for a, b in zip(recorded, replayed, strict=True))
-        checks.append(Check(f"{name} after {len(recorded)} chunks", wrong, 0.0))
+        checks.append(Check(f"{name} after each of {len(recorded)} chunks", wrong, 0.0))
     return checks
 
 
@@ -204,7 +209,8 @@ def _quantity(name: str) -> str | None:
 def _difference(recorded: Tensor, replayed: Tensor | None) -> float:
     if replayed is None or recorded.shape != replayed.shape:
         return float("inf")
-    return float((recorded - replayed).abs().max())
+    difference = float((recorded - replayed).abs().max())
+    return float("inf") if math.isnan(difference) else difference  # `max` would lose a NaN
 
 
 def main(path: Annotated[Path, tyro.conf.Positional], *, tolerance: float = 2e-5) -> None:

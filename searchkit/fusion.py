@@ -49,7 +49,7 @@ class RewardRouting:
     Attributes:
         short_threshold: how far the chunk's short score must exceed the mean of those before it.
         long_threshold: drop of the long score that marks a transition.
-        window: chunks before it that the mean is taken over.
+        window: chunks before it that the mean is taken over, as in the paper; the release takes all of them.
     """
 
     short_threshold: float = 0.0

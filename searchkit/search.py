@@ -118,7 +118,7 @@ def _records(chunk: int, children: Sequence[Child[S]], selection: Selection) -> 
     return [
         Record(
             chunk=chunk,
-            lineage=tuple(action.seed for action in child.state.actions),
+            lineage=child.state.actions,
             action=child.state.actions[-1],
             scores=child.scores,
             fused=fused,

@@ -90,12 +90,12 @@ class Record(NamedTuple):
     """What a search tried: one row a candidate, without tensors.
 
     chunk: its number, from 0.
-    lineage: the seeds of all its chunks, its own last.
+    lineage: the actions of all its chunks, its own last.
     fused: what the selection compared.
     """
 
     chunk: int
-    lineage: tuple[int, ...]
+    lineage: tuple[Action, ...]
     action: Action
     scores: Scores
     fused: float

@@ -52,7 +52,13 @@ def read_weights(name: str) -> dict[str, Tensor]:
 
 
 def checksums() -> dict[str, str]:
-    """Returns the SHA-256 of every shipped file, by its name."""
+    """Returns the SHA-256 of every shipped file, by its name.
+
+    Raises:
+        ValueError: the list is missing.
+    """
+    if not (WEIGHTS / "SHA256SUMS").exists():
+        raise ValueError(f"weights cannot be checked: {WEIGHTS / 'SHA256SUMS'} is missing, restore it")
     rows = (line.split() for line in (WEIGHTS / "SHA256SUMS").read_text().splitlines())
     return {name: digest for digest, name in rows}
 

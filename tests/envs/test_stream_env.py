@@ -198,7 +198,7 @@ def test_searched_actions_replay_to_the_same_video(make_env: MakeEnv, policy: Be
     results = [env.apply(action) for action in output.best.actions]
     assert env.state.video.equal(output.best.video)
     fused = {record.lineage: record.fused for record in output.records}
-    assert [result[1] for result in results] == [fused[result[4]["lineage"]] for result in results]
+    assert [result[1] for result in results] == [fused[output.best.actions[: n + 1]] for n in range(len(results))]
     assert [result[2] for result in results] == [False] * 5 + [True]
 
 
@@ -244,7 +244,7 @@ def test_action_outside_the_space_is_refused_and_changes_nothing(make_env: MakeE
 def test_action_may_be_a_list_of_integers(make_env: MakeEnv):
     env = make_env()
     env.reset(seed=0)
-    assert env.step([1, 2])[4]["lineage"] == (env.state.actions[0].seed,)
+    assert env.step([1, 2])[4]["seeds"] == (env.state.actions[0].seed,)
 
 
 def test_step_needs_an_episode_that_has_started_and_not_ended(make_env: MakeEnv):

@@ -153,3 +153,11 @@ def test_gymnasium_makes_it_from_its_entry_point(make_vector_env: Callable[..., 
         env.close()
     finally:
         del gymnasium.registry["test/TinyStreams-v0"]
+
+
+@pytest.mark.parametrize("num_rows", [2, 4])
+def test_actions_must_be_one_an_episode(make_vector_env: Callable[..., StreamVectorEnv], num_rows: int):
+    env = make_vector_env(num_envs=3)
+    env.reset(seed=np.int64(3))
+    with pytest.raises(ValueError, match=f"actions must be one for each of 3 episodes, got {num_rows}"):
+        env.step(np.zeros((num_rows, 2), np.int64))

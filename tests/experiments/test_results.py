@@ -29,13 +29,17 @@ def _make_folder(path: Path, experiment: Experiment = EXPERIMENT, checksum: str 
     return Folder(path, experiment, model_checksum=checksum)
 
 
+def _make_action(seed: int) -> Action:
+    return Action(seed, Route.APPEND_SINK, 0.5)
+
+
 def _make_outcome(trial: Trial) -> Outcome:
     """Two chunks of two candidates each; the second candidate of each was chosen."""
     records = tuple(
         Record(
             chunk=chunk,
-            lineage=(*(2,) * chunk, seed),
-            action=Action(seed, Route.APPEND_SINK, 0.5),
+            lineage=(*(_make_action(2),) * chunk, _make_action(seed)),
+            action=_make_action(seed),
             scores=Scores(0.1 * seed, 0.2 * seed),
             fused=0.15 * seed,
             kept=seed == 2,
@@ -54,7 +58,7 @@ def _make_outcome(trial: Trial) -> Outcome:
         curve=(Point(0, 0.2, 0.4, 0.3, 8.0, 1.0), Point(1, 0.2, 0.4, 0.3, 8.0, 1.0)),
     )
     pixels = np.full((21, 64, 64, 3), 200, np.uint8)
-    return Outcome(result, records, (2, 2), pixels)
+    return Outcome(result, records, (_make_action(2), _make_action(2)), pixels)
 
 
 def _store(folder: Folder, trial: Trial) -> Finished:
@@ -177,3 +181,12 @@ def test_stored_trials_of_a_command_can_be_read_back(small_world):
     rewards = duckdb.sql("select policy, reward, truth, identity, passes from 'x/results.parquet'").fetchall()
     assert [row[0] for row in rewards] == ["greedy", "best-of-n-per-chunk"]
     assert all(0.0 <= row[2] <= 1.0 for row in rewards)
+
+
+def test_damaged_trial_is_named(tmp_path):
+    folder = _make_folder(tmp_path / "x")
+    trial = EXPERIMENT.trials[0]
+    one = _store(folder, trial)
+    (one.folder / "trial.json").write_text('{"result": {')
+    with pytest.raises(ValueError, match=f"trial folder {one.folder} is damaged"):
+        folder.find(trial)

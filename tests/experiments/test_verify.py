@@ -23,7 +23,7 @@ def test_released_runs_replay_within_the_tolerance(run, chunks):
     checks = {check.quantity: check for check in verify(GOLDEN / run, tolerance=2e-5)}
     assert all(check.passed for check in checks.values()), checks
     exact = {name for name, check in checks.items() if check.tolerance == 0.0}
-    assert exact == {"noise", "re-noise draws", f"layout after {chunks} chunks"}
+    assert exact == {"noise", "re-noise draws", f"layout after each of {chunks} chunks"}
     assert {f"latents of chunk {n}" for n in range(chunks)} <= checks.keys()
     assert {"first flow", "final cache keys", "final cache values"} <= checks.keys()
 
@@ -41,7 +41,7 @@ def test_an_average_into_the_wrong_sink_is_found(tmp_path):
     path.with_suffix(".json").write_text(json.dumps(facts))
     failed = [check.quantity for check in verify(path, tolerance=2e-5) if not check.passed]
     assert "latents of chunk 5" in failed and "final cache keys" in failed
-    assert "latents of chunk 4" not in failed and "layout after 9 chunks" not in failed
+    assert "latents of chunk 4" not in failed and "layout after each of 9 chunks" not in failed
 
 
 def test_disagreement_exits_with_one(tmp_path, capsys):
@@ -62,4 +62,20 @@ def test_missing_and_unknown_runs_exit_with_one_sentence(facts, tmp_path):
         path.with_suffix(".json").write_text(json.dumps(facts))
         save_file({}, path.with_suffix(".safetensors"))
     with pytest.raises(SystemExit, match=r"^verify: path must name a recorded [^\n]*$"):
+        main(path)
+
+
+def test_nan_is_beyond_every_tolerance(tmp_path):
+    path = _copy("stream_plain", tmp_path)
+    tensors = load_file(path.with_suffix(".safetensors"))
+    tensors["latents.2"][0] = float("nan")
+    save_file(tensors, path.with_suffix(".safetensors"))
+    assert [check.quantity for check in verify(path) if not check.passed] == ["latents of chunk 2"]
+
+
+def test_truncated_run_exits_with_one_sentence(tmp_path):
+    path = _copy("stream_plain", tmp_path)
+    whole = path.with_suffix(".safetensors").read_bytes()
+    path.with_suffix(".safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SystemExit, match=r"^verify: path .* names a damaged run"):
         main(path)

@@ -140,7 +140,7 @@ def test_beam_search_wide_enough_equals_brute_force(env_class: type[_Tree]):
 def test_episode_that_ends_early_survives_to_the_final_pick():
     problem = GymProblem(env=_RandomTree(), horizon=3)
     output = BeamSearch(beam_width=27, children=3, fusion=RETURN)(problem, seed=0)
-    whole = [record for record in output.records if record.lineage in {(0,), (1, 2)}]
+    whole = [record for record in output.records if [action.seed for action in record.lineage] in ([0], [1, 2])]
     assert len(whole) == 2
     assert all(record.kept for record in whole)
     assert len(output.records) == 3 + 6 + 15  # what has ended is neither expanded nor recorded again

@@ -102,14 +102,14 @@ def test_records_and_costs_add_up(policy: Policy):
     assert output.cost.denoise_passes == 4 * len(output.records)
     finalists = {record.lineage for record in output.records if record.kept and record.chunk == 3}
     assert output.cost.frames_scored == (len(finalists) if len(finalists) > 1 else 0)
-    assert tuple(action.seed for action in output.best.actions) in finalists
+    assert output.best.actions in finalists
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_lineage_of_the_best_was_kept_all_along(policy: Policy):
     output = policy(_Walks(), seed=0)
     kept = {record.lineage: record for record in output.records if record.kept}
-    lineage = tuple(action.seed for action in output.best.actions)
+    lineage = output.best.actions
     along = [kept[lineage[: chunk + 1]] for chunk in range(4)]
     assert tuple(record.scores for record in along) == output.best.scores
     assert tuple(record.action for record in along) == output.best.actions
@@ -133,7 +133,7 @@ def test_best_of_n_keeps_all_its_streams_to_the_end():
         lineage[0]: sum(r.scores.long for r in output.records if r.lineage[0] == lineage[0])
         for lineage in (record.lineage for record in output.records)
     }
-    assert output.best.actions[0].seed == max(totals, key=lambda seed: totals[seed])
+    assert output.best.actions[0] == max(totals, key=lambda first: totals[first])
 
 
 def test_fused_scores_are_those_of_the_policys_fusion():
@@ -192,7 +192,7 @@ def test_budget_spent_returns_the_best_so_far():
 def test_problem_without_horizon_goes_on_until_all_beams_have_ended():
     problem = _Walks(horizon=None, max_chunks=lambda first: 1 + first % 9)
     output = BestOfN(num_candidates=8)(problem, seed=0)
-    ends = [1 + record.lineage[0] % 9 for record in output.records if record.chunk == 0]
+    ends = [1 + record.lineage[0].seed % 9 for record in output.records if record.chunk == 0]
     assert len(problem.levels) == max(ends)
     assert problem.levels == [sum(end > chunk for end in ends) for chunk in range(max(ends))]
 
