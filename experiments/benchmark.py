@@ -37,7 +37,7 @@ def main(repeats: int = 7, threads: int = 2, out: Path | None = None) -> None:
         out: a JSON file to write the figures to as well.
     """
     torch.set_num_threads(threads)
-    figures = {**denoising(repeats), **whole_streams(max(3, repeats // 2)), **command_line(3)}
+    figures = {**denoising(repeats), **whole_streams(repeats), **command_line(3)}
     table = Table(title=f"{platform.processor() or platform.machine()}, {threads} threads, torch {torch.__version__}")
     for column in ("figure", "measured", "to reach"):
         table.add_column(column)
@@ -92,7 +92,10 @@ def whole_streams(repeats: int) -> Figures:
         },
         repeats,
     )
+    spent = Greedy()(short, seed=0).cost
     return {
+        "decoding / denoising, greedy 5 s": (spent.seconds_decode / spent.seconds_generate, "x", 1.0),
+        "scoring / denoising, greedy 5 s": (spent.seconds_score / spent.seconds_generate, "x", None),
         "greedy, 5 s of video": (seconds["greedy 5 s"], "s", None),
         "5 s beam search at 4 candidates a chunk / greedy": (
             seconds["search 5 s"] / seconds["greedy 5 s"],
