@@ -1,12 +1,13 @@
-"""Trains every weight that the embedded default ships: `python -m experiments.train_shapes STAGE`.
+"""Trains every weight that the embedded default ships: `python -m experiments.train_shapes [STAGE]`.
 
-Stages in order: codec, generator, rewards. Each writes its file and the checksums to `envs/shapes/weights/`;
-`measure` prints the figures of the model card. An interrupted generator goes on where it stopped.
+The stages are codec, generator and rewards, in this order; without one all of them run. Each writes its file and the
+checksums to `envs/shapes/weights/`. `measure` prints the figures of the model card. An interrupted generator goes on
+where it stopped. Needs torch 2.9 or newer, for its Muon.
 """
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -25,13 +26,13 @@ NUM_CLIPS = {"start": 14_000, "middle": 18_000}  # rendered for each of the gene
 
 
 def main(
-    stage: Literal["codec", "generator", "rewards", "measure"],
-    /,
+    stage: Annotated[Literal["all", "codec", "generator", "rewards", "measure"], tyro.conf.Positional] = "all",
+    *,
     steps: int = generator_training.Recipe.steps,
     num_pairs: int = 64,
     cache: Path = Path(".cache/shapes"),
 ) -> None:
-    """Trains one part of the embedded default.
+    """Trains the embedded default.
 
     Args:
         stage: what to train, or `measure` to print the figures of the model card.
@@ -40,27 +41,41 @@ def main(
         cache: folder for rendered clips and checkpoints.
     """
     torch.manual_seed(0)
-    if stage == "measure":
+    if stage in ("all", "codec"):
+        train_codec()
+    if stage in ("all", "generator"):
+        train_generator(steps=steps, cache=cache)
+    if stage in ("all", "rewards"):
+        train_rewards()
+    if stage in ("all", "measure"):
         measuring.print_card(num_pairs=num_pairs)
-    elif stage == "codec":
-        codec = Codec()
-        codec_training.fit_components(codec)
-        codec_training.train_refinement(codec)
-        log(f"codec: {codec_training.measure(codec):.2f} dB on held-out clips")
-        ship("codec", codec)
-    elif stage == "generator":
-        codec = load_codec()
-        clips = {
-            scheme: encoded_clips(scheme, count, seed=0, codec=codec, cache=cache)
-            for scheme, count in NUM_CLIPS.items()
-        }
-        recipe = generator_training.Recipe(steps=steps)
-        ship("generator", generator_training.train(clips, recipe, cache / "generator.pt"))
-    else:
-        codec = load_codec()
-        image_reward = reward_training.train_image_reward(codec)
-        ship("image_reward", image_reward)
-        ship("video_reward", reward_training.train_video_reward(codec, image_reward=image_reward))
+
+
+def train_codec() -> None:
+    """Trains and ships the codec."""
+    codec = Codec()
+    codec_training.fit_components(codec)
+    codec_training.train_refinement(codec)
+    log(f"codec: {codec_training.measure(codec):.2f} dB on held-out clips")
+    ship("codec", codec)
+
+
+def train_generator(*, steps: int, cache: Path) -> None:
+    """Trains and ships the generator, on latents of the shipped codec."""
+    codec = load_codec()
+    clips = {
+        scheme: encoded_clips(scheme, count, seed=0, codec=codec, cache=cache) for scheme, count in NUM_CLIPS.items()
+    }
+    recipe = generator_training.Recipe(steps=steps)
+    ship("generator", generator_training.train(clips, recipe, cache / "generator.pt"))
+
+
+def train_rewards() -> None:
+    """Trains and ships both rewards, on clips half of which pass through the shipped codec."""
+    codec = load_codec()
+    image_reward = reward_training.train_image_reward(codec)
+    ship("image_reward", image_reward)
+    ship("video_reward", reward_training.train_video_reward(codec, image_reward=image_reward))
 
 
 def ship(name: str, module: torch.nn.Module) -> None:
