@@ -3,12 +3,16 @@
 import shutil
 from pathlib import Path
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
 
 from envs.shapes import make_env, model, text
 from envs.shapes.model import load_model, load_scorer, make_stream
 from envs.shapes.world import WORDS, all_captions
+from envs.vector import StreamVectorEnv
 from policies import Greedy, StreamT1
 from searchkit.rewards import View
 from searchkit.types import Request
@@ -90,3 +94,21 @@ def test_searched_actions_replay_bit_for_bit_through_the_environment() -> None:
         env.apply(action)
     assert torch.equal(env.state.video, output.best.video)
     assert env.state.scores == output.best.scores
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_registered_environment_passes_gymnasium_s_checks() -> None:
+    env = gymnasium.make("searchkit/ShapesStream-v0", render_mode="rgb_array", horizon=2)
+    check_env(env.unwrapped)
+    env.close()
+
+
+def test_registered_vector_environment_steps_its_streams_as_they_step_alone() -> None:
+    together = gymnasium.make_vec("searchkit/ShapesStream-v0", num_envs=2, horizon=3)
+    assert type(together) is StreamVectorEnv
+    _, infos = together.reset(seed=4)
+    _, rewards, *_ = together.step(np.array([[0, 0], [1, 0]]))
+    for row in range(2):
+        alone = make_env(horizon=3)
+        alone.reset(seed=4 + row, options={"prompt": infos["prompt"][row]})
+        assert alone.step(np.array([row, 0]))[1] == pytest.approx(rewards[row], abs=1e-3)
