@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from searchkit.fusion import Fusion
 from searchkit.noise import draw, propagate
 from searchkit.search import check_finite
-from searchkit.stream import Stream, StreamState
+from searchkit.state import StreamState
+from searchkit.stream import Stream
 from searchkit.types import Action, Child, Request, Route
 from searchkit.video import to_pixels
 
@@ -131,6 +132,11 @@ class StreamEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             raise ValueError(f"num_candidates must be at least 1, got {num_candidates}")
         if not -1.0 <= noise_correlation <= 1.0:
             raise ValueError(f"noise_correlation must be from -1 to 1, got {noise_correlation}")
+        if fusion is not None and fusion.calibration.compares:
+            raise ValueError(
+                "fusion.calibration.scale must be published or fixed, as a reward compares no candidates, "
+                f"got {fusion.calibration.scale!r}"
+            )
         if noise_pooling < 1 or any(size % noise_pooling for size in model.latent_shape[1:]):
             raise ValueError(f"noise_pooling must divide the latent size {model.latent_shape[1:]}, got {noise_pooling}")
         if render_mode not in (None, "rgb_array"):
@@ -192,7 +198,7 @@ class StreamEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         action = state.actions[-1]
         check_finite(child.scores, chunk=state.chunk - 1, action=action)
         self._episode = Episode(episode.stream, episode.seed, episode.embedding, state)
-        reward = self.fusion(child.scores, chunk=state.chunk - 1, horizon=self.horizon)
+        [reward] = self.fusion([child.scores], chunk=state.chunk - 1, horizon=self.horizon)
         info = {
             "prompt": state.prompt.text,
             "seeds": tuple(action.seed for action in state.actions),

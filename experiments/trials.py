@@ -17,7 +17,8 @@ from searchkit.wrappers import Budgeted, Watched
 
 if TYPE_CHECKING:  # torch is not needed to say what went wrong with an option
     from envs.shapes.oracles import Measures
-    from searchkit.stream import Stream, StreamState
+    from searchkit.state import StreamState
+    from searchkit.stream import Stream
     from searchkit.video import Pixels
 
 MEASURES = ("subject", "appearance", "identity", "background", "motion", "sharpness")

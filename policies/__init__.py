@@ -4,6 +4,7 @@ from policies.beam_search import BeamSearch
 from policies.best_of_n import BestOfN
 from policies.best_of_n_per_chunk import BestOfNPerChunk
 from policies.greedy import Greedy
+from policies.preview_pruning import PreviewPruning
 from policies.stream_t1 import StreamT1
 
-__all__ = ["BeamSearch", "BestOfN", "BestOfNPerChunk", "Greedy", "StreamT1"]
+__all__ = ["BeamSearch", "BestOfN", "BestOfNPerChunk", "Greedy", "PreviewPruning", "StreamT1"]

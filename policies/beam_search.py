@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from searchkit.fusion import Fusion
-from searchkit.search import keep_best, search
+from searchkit.pruning import keep_best
+from searchkit.search import search
 from searchkit.types import S, SearchOutput, SearchProblem
 
 
@@ -31,7 +32,7 @@ class BeamSearch:
     def __call__(self, problem: SearchProblem[S], *, seed: int) -> SearchOutput[S]:
         return search(
             problem,
-            propose=lambda state: problem.actions(
+            propose=lambda state, rank: problem.actions(
                 state, num=self.children if state.chunk else self.beam_width * self.children, seed=seed
             ),
             select=keep_best(self.beam_width, self.fusion),

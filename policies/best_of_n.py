@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from searchkit.fusion import Fusion
-from searchkit.search import keep_all, search
+from searchkit.pruning import keep_all
+from searchkit.search import search
 from searchkit.types import S, SearchOutput, SearchProblem
 
 
@@ -24,6 +25,8 @@ class BestOfN:
     def __call__(self, problem: SearchProblem[S], *, seed: int) -> SearchOutput[S]:
         return search(
             problem,
-            propose=lambda state: problem.actions(state, num=1 if state.chunk else self.num_candidates, seed=seed),
+            propose=lambda state, rank: problem.actions(
+                state, num=1 if state.chunk else self.num_candidates, seed=seed
+            ),
             select=keep_all(Fusion()),
         )

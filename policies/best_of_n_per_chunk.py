@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from searchkit.fusion import Fusion
-from searchkit.search import keep_best, search
+from searchkit.pruning import keep_best
+from searchkit.search import search
 from searchkit.types import S, SearchOutput, SearchProblem
 
 
@@ -26,6 +27,6 @@ class BestOfNPerChunk:
     def __call__(self, problem: SearchProblem[S], *, seed: int) -> SearchOutput[S]:
         return search(
             problem,
-            propose=lambda state: problem.actions(state, num=self.num_candidates, seed=seed),
+            propose=lambda state, rank: problem.actions(state, num=self.num_candidates, seed=seed),
             select=keep_best(1, self.fusion),
         )

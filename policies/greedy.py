@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from searchkit.fusion import Fusion
-from searchkit.search import keep_best, search
+from searchkit.pruning import keep_best
+from searchkit.search import search
 from searchkit.types import S, SearchOutput, SearchProblem
 
 
@@ -14,6 +15,6 @@ class Greedy:
     def __call__(self, problem: SearchProblem[S], *, seed: int) -> SearchOutput[S]:
         return search(
             problem,
-            propose=lambda state: problem.actions(state, num=1, seed=seed),
+            propose=lambda state, rank: problem.actions(state, num=1, seed=seed),
             select=keep_best(1, Fusion()),
         )

@@ -13,17 +13,20 @@ class Cost:
     Attributes:
         denoise_passes: network evaluations that denoise; one pass is one candidate, so a batch of 4 is 4 passes.
         clean_passes: network evaluations at t = 0 that fill the memory.
-        calls: calls of the network, of any batch size.
+        denoise_calls, clean_calls: calls of the network for them, of any batch size.
         prefixes: assemblies of a prefix from blocks.
         latent_frames_decoded: latent frames through the decoder.
         frames_scored: pixel frames shown to the rewards.
         seconds_generate, seconds_decode, seconds_score: wall-clock time by phase.
-        peak_bytes: most bytes of distinct live key/value blocks and prefixes; added up by maximum.
+        peak_bytes: most bytes of distinct key/value blocks and prefixes that were alive at once; as the two below, it
+            adds up by maximum.
+        peak_block_bytes, peak_prefix_bytes: most bytes of either.
     """
 
     denoise_passes: float = 0.0
     clean_passes: float = 0.0
-    calls: float = 0.0
+    denoise_calls: float = 0.0
+    clean_calls: float = 0.0
     prefixes: float = 0.0
     latent_frames_decoded: float = 0.0
     frames_scored: float = 0.0
@@ -31,6 +34,8 @@ class Cost:
     seconds_decode: float = 0.0
     seconds_score: float = 0.0
     peak_bytes: int = 0
+    peak_block_bytes: int = 0
+    peak_prefix_bytes: int = 0
 
     @property
     def passes(self) -> float:
@@ -38,19 +43,30 @@ class Cost:
         return self.denoise_passes + self.clean_passes
 
     @property
+    def calls(self) -> float:
+        """All calls of the network."""
+        return self.denoise_calls + self.clean_calls
+
+    @property
     def seconds(self) -> float:
         return self.seconds_generate + self.seconds_decode + self.seconds_score
 
     def __add__(self, other: Cost) -> Cost:
         sums = {name: getattr(self, name) + getattr(other, name) for name in _ADDITIVE}
-        return Cost(**sums, peak_bytes=max(self.peak_bytes, other.peak_bytes))
+        peaks = {name: max(getattr(self, name), getattr(other, name)) for name in _PEAKS}
+        return Cost(**sums, **peaks)
+
+    def since(self, earlier: Cost) -> Cost:
+        """Returns what was spent after `earlier`, which is a part of this; peaks stay what they are."""
+        return replace(self, **{name: getattr(self, name) - getattr(earlier, name) for name in _ADDITIVE})
 
     def share(self, count: int) -> Cost:
         """Returns the even share of one in `count`."""
         return replace(self, **{name: getattr(self, name) / count for name in _ADDITIVE})
 
 
-_ADDITIVE = tuple(field.name for field in fields(Cost) if field.name != "peak_bytes")
+_PEAKS = ("peak_bytes", "peak_block_bytes", "peak_prefix_bytes")
+_ADDITIVE = tuple(field.name for field in fields(Cost) if field.name not in _PEAKS)
 
 
 def total(costs: Iterable[Cost]) -> Cost:

@@ -145,7 +145,7 @@ class GymProblem:
             scores=(*state.scores, scores),
         )
         seconds = time.perf_counter() - began
-        return Child(child, scores, Cost(denoise_passes=1, calls=1, seconds_generate=seconds))
+        return Child(child, scores, Cost(denoise_passes=1, denoise_calls=1, seconds_generate=seconds))
 
     @property
     def _copies(self) -> bool:

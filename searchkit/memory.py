@@ -12,9 +12,10 @@ Letters: L layers, N tokens of a chunk, H heads, D channels of a head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal, get_args
 
 from searchkit.types import Route
 
@@ -92,6 +93,10 @@ def averaged(sink: Block, evicted: Block, decay: float) -> Block:
     return block
 
 
+Average = Callable[[Block, Block, float], Block]
+Positions = Literal["stream", "window"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class MemoryConfig:
     """Sizes of the memory, in latent frames. The defaults are those of Stream-T1's release.
@@ -102,6 +107,9 @@ class MemoryConfig:
         sink_frames: the first frames of the stream, never evicted; 0 or a multiple of `chunk_frames`.
         max_sink_frames: frames of all sinks, the first included, up to which evicted chunks are appended.
         ema_decay: weight of the old sink in an average, from 0 to 1.
+        positions: where the network sees a block. "stream" numbers latent frames from the stream's start, which ends
+            where the network's rotary table does; "window" numbers what is attended from 0, so a stream may go on
+            for ever. A model wants what it was trained with. Both are the same until something leaves the window.
     """
 
     chunk_frames: int = 3
@@ -109,6 +117,7 @@ class MemoryConfig:
     sink_frames: int = 3
     max_sink_frames: int = 15
     ema_decay: float = 0.999
+    positions: Positions = "stream"
 
     def __post_init__(self) -> None:
         if self.chunk_frames < 1:
@@ -128,6 +137,8 @@ class MemoryConfig:
             )
         if not 0.0 <= self.ema_decay <= 1.0:
             raise ValueError(f"ema_decay must be from 0 to 1, got {self.ema_decay}")
+        if self.positions not in get_args(Positions):
+            raise ValueError(f"positions must be one of {', '.join(get_args(Positions))}, got {self.positions!r}")
 
     @property
     def num_past_chunks(self) -> int:
@@ -152,6 +163,17 @@ def num_frames(blocks: Sequence[Block]) -> int:
     return sum(block.num_frames for block in blocks)
 
 
+def places(memory: Memory, start_frame: int, config: MemoryConfig) -> list[int]:
+    """Returns the latent frames at which a memory's blocks sit, and last that of the chunk which attends to them.
+
+    Args:
+        start_frame: where the chunk starts in the stream.
+    """
+    if config.positions == "stream":
+        return [*(block.start_frame for block in memory.blocks), start_frame]
+    return list(accumulate((block.num_frames for block in memory.blocks), initial=0))
+
+
 def push(memory: Memory, block: Block, config: MemoryConfig) -> Memory:
     """Returns the memory with a new chunk's block, in the window once the first sink is complete."""
     if not memory.window and num_frames(memory.sinks) < config.sink_frames:
@@ -164,24 +186,29 @@ def evicts(memory: Memory, config: MemoryConfig) -> bool:
     return len(memory.window) > config.num_past_chunks
 
 
-def make_room(memory: Memory, route: Route, config: MemoryConfig) -> Memory:
+def make_room(memory: Memory, route: Route, config: MemoryConfig, average: Average = averaged) -> Memory:
     """Returns the memory with room for the next chunk; `route` says where the window's oldest block goes.
 
     As in Stream-T1's release, appending to full sinks averages instead, and averaging goes into the newest
     sink. Without any sink an average discards. Where nothing has to leave, the memory comes back as it is.
+
+    Args:
+        average: makes an averaged block; a cached one lets beams that average the same blocks share the result.
     """
     if not evicts(memory, config):
         return memory
     evicted, *rest = memory.window
-    return Memory(_sinks_after(memory.sinks, evicted, route, config), tuple(rest))
+    return Memory(_sinks_after(memory.sinks, evicted, route, config, average), tuple(rest))
 
 
-def _sinks_after(sinks: tuple[Block, ...], evicted: Block, route: Route, config: MemoryConfig) -> tuple[Block, ...]:
+def _sinks_after(
+    sinks: tuple[Block, ...], evicted: Block, route: Route, config: MemoryConfig, average: Average
+) -> tuple[Block, ...]:
     has_room = num_frames(sinks) + evicted.num_frames <= config.max_sink_frames
     match route:
         case Route.APPEND_SINK if has_room:
             return (*sinks, evicted)
         case Route.APPEND_SINK | Route.EMA_SINK if sinks:
-            return (*sinks[:-1], averaged(sinks[-1], evicted, config.ema_decay))
+            return (*sinks[:-1], average(sinks[-1], evicted, config.ema_decay))
         case _:
             return sinks

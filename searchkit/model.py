@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from searchkit.memory import Block, Memory, MemoryConfig
+from searchkit.memory import Block, Memory, MemoryConfig, num_frames, places
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -31,7 +31,7 @@ class Prompt(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a chunk is made: its first latent frame, what it attends to, and what it is to show."""
+    """Where a chunk is made: the latent frame at which it sits, what it attends to, and what it is to show."""
 
     start_frame: int
     prefix: Prefix
@@ -48,6 +48,7 @@ class VideoModel:
         fps: pixel frames a second.
         checksum: of the weights, so that results can name what made them.
         max_batch: most rows in one call of the network; 1 makes results independent of the grouping.
+        prefix_budget: bytes of prefixes that a level may hold at once; parents that do not fit take turns.
     """
 
     engine: CausalWan
@@ -59,6 +60,7 @@ class VideoModel:
     fps: int
     checksum: str
     max_batch: int = 16
+    prefix_budget: int = 2**28
 
     @property
     def chunk_shape(self) -> tuple[int, int, int, int]:
@@ -73,9 +75,22 @@ class VideoModel:
         """
         return Prompt(text, self.engine.encode_text(self.encode_text(text)))
 
+    @property
+    def max_frames(self) -> int | None:
+        """Latent frames that a stream may have; None for no limit."""
+        return self.engine.num_positions if self.memory.positions == "stream" else None
+
     def assemble(self, memory: Memory) -> Prefix:
         """Returns what a chunk attends to besides itself; serves all siblings and all passes."""
-        return self.engine.assemble(memory)
+        return self.engine.assemble(memory, starts=places(memory, 0, self.memory)[:-1])
+
+    def prefix_bytes(self, memory: Memory) -> int:
+        """Returns the bytes of a memory's prefix."""
+        return self.engine.prefix_bytes(num_frames(memory.blocks))
+
+    def place(self, chunk: int, memory: Memory, prefix: Prefix, prompt: Prompt) -> Place:
+        """Returns where a chunk, counted from 0, is made if it attends to a memory."""
+        return Place(places(memory, chunk * self.memory.chunk_frames, self.memory)[-1], prefix, prompt)
 
     def denoise(self, x: Sequence[Tensor], places: Sequence[Place], pass_index: int) -> tuple[list[Tensor], int]:
         """Returns the network's velocity for each row's `[T, C, h, w]`, and how many calls it took."""

@@ -28,6 +28,18 @@ def derive_seed(trial_seed: int, lineage: Sequence[int], index: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def counted_seed(trial_seed: int, *, chunk: int, rank: int, index: int) -> int:
+    """Returns the seed of a candidate as Stream-T1's release counts them.
+
+    Trials and branches may share noise: a seed may come back in another chunk or trial.
+
+    Args:
+        rank: of the candidate's parent among the beams.
+        index: of the candidate among its siblings.
+    """
+    return trial_seed + 1000 * chunk + 100 * rank + index
+
+
 def draw(seed: int, shape: Sequence[int], *, count: int) -> list[Tensor]:
     """Returns `count` standard normal tensors, float32 on the CPU so that every device sees the same numbers.
 

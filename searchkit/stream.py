@@ -5,117 +5,28 @@ Letters: T latent frames of a chunk, C channels, h and w latent size, F pixel fr
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 
 from searchkit.cost import Cost
-from searchkit.memory import Block, Memory, evicts, make_room, push
-from searchkit.model import Place, Prompt, VideoModel
+from searchkit.memory import Block, Memory, averaged, evicts, make_room
+from searchkit.model import Place, VideoModel
 from searchkit.noise import derive_seed, draw, propagate
 from searchkit.rewards import Scorer, View
-from searchkit.types import Action, Child, Request, Route, Scores, Whole
+from searchkit.state import Chunk, StreamState, Unfilled
+from searchkit.types import Action, Child, Preview, Request, Route, Scores, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from searchkit.backbones.wan import Prefix
 
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """One chunk of a finished stretch, linked to the one before. All that grows with a stream's length.
-
-    latents: `[T, C, h, w]`.
-    """
-
-    before: Chunk | None
-    action: Action
-    scores: Scores
-    latents: Tensor
-
-
-class Unfilled:
-    """The memory slot of a chunk whose clean pass has not run: its block, and the prefix which that pass will see.
-
-    The prefix goes when the block is filled, and both go with the last candidate that refers to them.
-    """
-
-    def __init__(self, block: Block, prefix: Prefix) -> None:
-        self.block = block
-        self.prefix: Prefix | None = prefix
-
-
-@dataclass(frozen=True, eq=False)
-class StreamState:
-    """A stream after some chunks: what the next chunk needs, and what scoring it needs.
-
-    Attributes:
-        last: the newest chunk, linked to those before; None at the root.
-        chunk: chunks made so far.
-        noise: `[T, C, h, w]` that started the newest chunk, or None.
-        memory: what the newest chunk attended to; its own block joins when something is expanded from it.
-        slot: the newest chunk's own place in memory, or None.
-        frames: pixel frames `[F, 3, H, W]` in [0, 1] of the last `long_window` chunks, oldest first.
-        decoder_cache: the decoder's, after the newest chunk.
-    """
-
-    model: VideoModel
-    prompt: Prompt
-    last: Chunk | None = None
-    chunk: int = 0
-    noise: Tensor | None = None
-    memory: Memory = Memory()
-    slot: Unfilled | None = None
-    frames: tuple[Tensor, ...] = ()
-    decoder_cache: Any = None
-
-    def chunks(self) -> Iterator[Chunk]:
-        """Yields the chunks, newest first."""
-        chunk = self.last
-        while chunk is not None:
-            yield chunk
-            chunk = chunk.before
-
-    @property
-    def actions(self) -> tuple[Action, ...]:
-        return tuple(chunk.action for chunk in self.chunks())[::-1]
-
-    @property
-    def scores(self) -> tuple[Scores, ...]:
-        return tuple(chunk.scores for chunk in self.chunks())[::-1]
-
-    @property
-    def latents(self) -> tuple[Tensor, ...]:
-        """The latents `[T, C, h, w]` of every chunk, oldest first."""
-        return tuple(chunk.latents for chunk in self.chunks())[::-1]
-
-    @property
-    def memory_after(self) -> Memory:
-        """The memory with the newest chunk's own block, which may still be empty."""
-        return self.memory if self.slot is None else push(self.memory, self.slot.block, self.model.memory)
-
-    @property
-    def leaving(self) -> int | None:
-        """The chunk that leaves the window before the next one is made, or None while there is room."""
-        memory = self.memory_after
-        if not evicts(memory, self.model.memory):
-            return None
-        return memory.window[0].start_frame // self.model.memory.chunk_frames
-
-    @property
-    @torch.no_grad()
-    def video(self) -> Tensor:
-        """All pixel frames so far, `[F, 3, H, W]` in [0, 1]; decoded anew, from the first chunk on."""
-        pieces, cache = [], None
-        for latents in self.latents:
-            (frames,), (cache,) = self.model.decode([latents], [cache])
-            pieces.append(frames)
-        return torch.cat(pieces)
+Decoding = Literal["streamed", "cold"]
 
 
 class Draft(NamedTuple):
@@ -135,14 +46,26 @@ class Draft(NamedTuple):
     cost: Cost
 
 
+class _Decoded(NamedTuple):
+    """What a candidate's latents became: what the scorer sees, and what the state that has them holds."""
+
+    view: View
+    frames: tuple[Tensor, ...]
+    cache: Any
+    num_latent_frames: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """A stream of a video model as a search problem (see `SearchProblem`).
+    """A stream of a video model as a search problem (see `StagedProblem`).
 
     Attributes:
         prompt: the text.
         horizon: chunks to make; None for a stream without end.
         long_window: chunks that the long score sees.
+        decoding: "streamed" decodes every chunk once, after those before it; "cold" decodes what a score is to see
+            from nothing, as Stream-T1's release does: the chunk alone for the short score, and the window for the
+            long one, whose first frames then differ from the video's.
     """
 
     model: VideoModel
@@ -150,14 +73,23 @@ class Stream:
     prompt: str
     horizon: int | None = 7
     long_window: int = 10
+    decoding: Decoding = "streamed"
 
     def __post_init__(self) -> None:
         if self.horizon is not None and self.horizon < 1:
             raise ValueError(f"horizon must be at least 1 chunk, got {self.horizon}")
         if self.long_window < 1:
             raise ValueError(f"long_window must be at least 1 chunk, got {self.long_window}")
+        if self.decoding not in get_args(Decoding):
+            raise ValueError(f"decoding must be one of {', '.join(get_args(Decoding))}, got {self.decoding!r}")
+        limit, chunk_frames = self.model.max_frames, self.model.memory.chunk_frames
+        if limit is not None and (self.horizon is None or self.horizon * chunk_frames > limit):
+            raise ValueError(
+                f"horizon must be at most {limit // chunk_frames} chunks of {chunk_frames} latent frames, where the "
+                f"rotary table ends, got {self.horizon}: with memory positions 'window' there is no end"
+            )
 
-    @cached_property
+    @functools.cached_property
     def root(self) -> StreamState:
         """The state before the first chunk."""
         return StreamState(self.model, self.model.prompt(self.prompt))
@@ -170,91 +102,115 @@ class Stream:
     def expand(self, requests: Sequence[Request[StreamState]]) -> list[Child[StreamState]]:
         """Returns the children of a whole level; parents may be different streams of one model.
 
-        Fills the memory slots of parents that are expanded for the first time, once each.
+        Fills the memory slots of parents that are expanded for the first time, once each. Where the prefixes exceed
+        the model's budget, parents take turns.
 
         Raises:
             ValueError: an action that the stream cannot take.
         """
-        drafts = self.start(requests)
-        return self.finish(self.advance(drafts, passes=self.model.sampler.num_passes))
+        turns = self._turns(requests)
+        children: dict[int, Child[StreamState]] = {}
+        for rows in turns:
+            others = [child.state.memory for child in children.values()]
+            others += [request.state.memory_after for request in requests]
+            drafts = self._start([requests[row] for row in rows], others)
+            children |= zip(rows, self.finish(self.advance(drafts)), strict=True)
+            if len(turns) > 1:
+                for row in rows:
+                    _drop_prefix(children[row].state)
+        return [children[row] for row in range(len(requests))]
 
-    @torch.no_grad()
     def start(self, requests: Sequence[Request[StreamState]]) -> list[Draft]:
         """Returns drafts that are still pure noise, with memory routed and prefixes assembled."""
+        return self._start(requests, others=())
+
+    @torch.no_grad()
+    def _start(self, requests: Sequence[Request[StreamState]], others: Sequence[Memory]) -> list[Draft]:
+        """Does what `start` does; `others` are memories that stay alive meanwhile, for the account."""
         began = time.perf_counter()
         parents = list(dict.fromkeys(request.state for request in requests))
-        filled, calls = self._fill(parents)
-        routes = [_effective(*request) for request in requests]
+        filled = self._fill(parents, others)
+        average = functools.cache(averaged)  # beams that average the same blocks share the result
         branches: dict[tuple[StreamState, Route], tuple[Memory, Prefix]] = {}
-        for (state, _), route in zip(requests, routes, strict=True):
-            if (state, route) not in branches:
-                memory = make_room(state.memory_after, route, self.model.memory)
-                branches[state, route] = memory, self.model.assemble(memory)
-        cost = Cost(
-            clean_passes=filled,
-            calls=calls,
-            prefixes=len(branches),
-            seconds_generate=time.perf_counter() - began,
-            peak_bytes=_live_bytes(parents, list(branches.values())),
-        ).share(len(requests))
+        for request in requests:
+            branch = _branch(request)
+            if branch not in branches:
+                memory = make_room(branch[0].memory_after, branch[1], self.model.memory, average)
+                branches[branch] = memory, self.model.assemble(memory)
+        memories, prefixes = zip(*branches.values(), strict=True)
+        cost = Cost(prefixes=len(branches), seconds_generate=time.perf_counter() - began)
+        cost += filled + _peak([*others, *(parent.memory_after for parent in parents), *memories], prefixes)
+        share = cost.share(len(requests))
         drafts = []
-        for request, route in zip(requests, routes, strict=True):
+        for request in requests:
             noises = draw(request.action.seed, self.model.chunk_shape, count=1 + self.model.sampler.num_renoise)
             noises[0] = propagate(request.state.noise, noises[0], request.action.correlation)
-            memory, prefix = branches[request.state, route]
-            drafts.append(Draft(request, memory, prefix, noises, noises[0], None, 0, cost))
+            memory, prefix = branches[_branch(request)]
+            drafts.append(Draft(request, memory, prefix, noises, noises[0], None, 0, share))
         return drafts
 
     @torch.no_grad()
-    def advance(self, drafts: Sequence[Draft], *, passes: int) -> list[Draft]:
-        """Returns the drafts after some more denoising passes; all must have had the same number so far."""
-        sampler, done = self.model.sampler, drafts[0].passes_done
+    def advance(self, drafts: Sequence[Draft], *, passes: int | None = None) -> list[Draft]:
+        """Returns the drafts after some more denoising passes, by default all that are left.
+
+        Raises:
+            ValueError: not all drafts have had the same number of passes, or fewer are left.
+        """
+        sampler, drafts = self.model.sampler, list(drafts)
+        done = {draft.passes_done for draft in drafts}
+        if len(done) > 1:
+            raise ValueError(f"drafts must have had the same number of passes, got {sorted(done)}")
+        first = done.pop() if done else 0
+        last = sampler.num_passes if passes is None else first + passes
+        if not first <= last <= sampler.num_passes:
+            raise ValueError(f"passes must be from 0 to {sampler.num_passes - first}, those left, got {passes}")
         places = [self._place(draft) for draft in drafts]
-        drafts = list(drafts)
-        for k in range(done, done + passes):
+        for k in range(first, last):
             began = time.perf_counter()
             flows, calls = self.model.denoise([draft.x for draft in drafts], places, k)
             steps = [
                 sampler.step(draft.x, flow, k, draft.noises[k + 1] if k < sampler.num_renoise else None)
                 for draft, flow in zip(drafts, flows, strict=True)
             ]
-            spent = Cost(denoise_passes=len(drafts), calls=calls, seconds_generate=time.perf_counter() - began).share(
-                len(drafts)
-            )
+            spent = Cost(
+                denoise_passes=len(drafts), denoise_calls=calls, seconds_generate=time.perf_counter() - began
+            ).share(len(drafts))
             drafts = [
                 draft._replace(x=step.x_next, x0=step.x0, passes_done=k + 1, cost=draft.cost + spent)
                 for draft, step in zip(drafts, steps, strict=True)
             ]
         return drafts
 
-    @torch.no_grad()
-    def finish(self, drafts: Sequence[Draft]) -> list[Child[StreamState]]:
-        """Returns the children that fully denoised drafts become: decoded and scored."""
-        began = time.perf_counter()
-        parents = [draft.request.state for draft in drafts]
-        decoded, caches = self.model.decode([draft.x for draft in drafts], [state.decoder_cache for state in parents])
-        windows = [
-            (*parent.frames, frames)[-self.long_window :] for parent, frames in zip(parents, decoded, strict=True)
-        ]
-        decoding = time.perf_counter() - began
-        views = [
-            View(_newest_latents(draft, len(window)), window, draft.request.state.prompt.text)
-            for draft, window in zip(drafts, windows, strict=True)
-        ]
-        # In the model's batches, so that a limit of 1 makes scores independent of the grouping, too.
-        most = self.model.max_batch
-        scores = [
-            score for first in range(0, len(views), most) for score in self.scorer.score(views[first : first + most])
-        ]
-        spent = Cost(
-            latent_frames_decoded=len(drafts) * self.model.memory.chunk_frames,
-            frames_scored=sum(len(frames) for window in windows for frames in (window[-1], *window)),
-            seconds_decode=decoding,
-            seconds_score=time.perf_counter() - began - decoding,
-        ).share(len(drafts))
+    def preview(self, drafts: Sequence[Draft]) -> list[Preview]:
+        """Returns the scores of the drafts' present estimates, decoded and scored as finished chunks are.
+
+        Raises:
+            ValueError: a draft has had no pass yet.
+        """
+        estimates = [draft.x0 for draft in drafts if draft.x0 is not None]
+        if len(estimates) < len(drafts):
+            raise ValueError("drafts must have had at least 1 pass before a preview, got 0")
+        _, scores, spent = self._decode_and_score(drafts, estimates)
         return [
-            Child(self._state(draft, window, cache, score), score, draft.cost + spent)
-            for draft, window, cache, score in zip(drafts, windows, caches, scores, strict=True)
+            Preview(draft._replace(cost=draft.cost + spent), score) for draft, score in zip(drafts, scores, strict=True)
+        ]
+
+    def finish(self, drafts: Sequence[Draft]) -> list[Child[StreamState]]:
+        """Returns the children that fully denoised drafts become: decoded and scored.
+
+        Raises:
+            ValueError: a draft has passes left.
+        """
+        for draft in drafts:
+            if draft.passes_done < self.model.sampler.num_passes:
+                raise ValueError(
+                    f"drafts must have had all {self.model.sampler.num_passes} passes to be finished, got "
+                    f"{draft.passes_done}"
+                )
+        decoded, scores, spent = self._decode_and_score(drafts, [draft.x for draft in drafts])
+        return [
+            Child(self._state(draft, one, score), score, draft.cost + spent)
+            for draft, one, score in zip(drafts, decoded, scores, strict=True)
         ]
 
     def score_whole(self, states: Sequence[StreamState]) -> list[Whole]:
@@ -266,39 +222,100 @@ class Stream:
         if 0 < state.chunk <= self.long_window:
             return Whole(state.scores[-1].long, Cost())
         began = time.perf_counter()
-        video = state.video
+        video = state.decode()
         decoding = time.perf_counter() - began
-        score = self.scorer.score_whole([View(state.latents, (video,), state.prompt.text)])[0]
+        score = self.scorer.score_whole([View(state.prompt.text, state.latents, video, video[-1])])[0]
         cost = Cost(
             latent_frames_decoded=state.chunk * self.model.memory.chunk_frames,
-            frames_scored=len(video),
+            frames_scored=sum(map(len, video)),
             seconds_decode=decoding,
             seconds_score=time.perf_counter() - began - decoding,
         )
         return Whole(score, cost)
 
-    def _fill(self, parents: Sequence[StreamState]) -> tuple[int, int]:
-        """Runs the clean passes that are still due for the parents' newest chunks.
+    def _fill(self, parents: Sequence[StreamState], others: Sequence[Memory]) -> Cost:
+        """Runs the clean passes that are still due for the parents' newest chunks; returns what it cost but time."""
+        due = [(state.last, state.slot, state) for state in parents if state.last and state.slot]
+        due = [(last, slot, state) for last, slot, state in due if not slot.block.filled]
+        prefixes = [slot.prefix or self.model.assemble(state.memory) for _, slot, state in due]
+        places = [
+            self.model.place(state.chunk - 1, state.memory, prefix, state.prompt)
+            for prefix, (_, _, state) in zip(prefixes, due, strict=True)
+        ]
+        calls = self.model.commit([last.latents for last, _, _ in due], [slot.block for _, slot, _ in due], places)
+        assembled = sum(slot.prefix is None for _, slot, _ in due)
+        for state in parents:  # only now, so that after a failed pass the state can be expanded again
+            _drop_prefix(state)
+        spent = Cost(clean_passes=len(due), clean_calls=calls, prefixes=assembled)
+        return spent + _peak([*others, *(state.memory_after for state in parents)], prefixes)
 
-        Returns:
-            How many chunks it filled, and by how many calls.
-        """
-        latents, slots, places = [], [], []
-        for parent in parents:
-            if parent.last is not None and parent.slot is not None and parent.slot.prefix is not None:
-                latents.append(parent.last.latents)
-                slots.append(parent.slot)
-                places.append(Place(parent.slot.block.start_frame, parent.slot.prefix, parent.prompt))
-        calls = self.model.commit(latents, [slot.block for slot in slots], places)
-        for slot in slots:  # only now, so that after a failed pass the state can be expanded again
-            slot.prefix = None
-        return len(slots), calls
+    def _turns(self, requests: Sequence[Request[StreamState]]) -> list[list[int]]:
+        """Returns the requests' indices in turns whose prefixes fit the budget, by branches of one prefix each."""
+        branches: dict[tuple[StreamState, Route], list[int]] = {}
+        for row, request in enumerate(requests):
+            branches.setdefault(_branch(request), []).append(row)
+        turns: list[list[int]] = []
+        room = 0
+        for (state, _), rows in branches.items():
+            size = self.model.prefix_bytes(state.memory_after)
+            if not turns or size > room:
+                turns.append([])
+                room = self.model.prefix_budget
+            turns[-1] += rows
+            room -= size
+        return [sorted(rows) for rows in turns]
+
+    @torch.no_grad()
+    def _decode_and_score(
+        self, drafts: Sequence[Draft], latents: Sequence[Tensor]
+    ) -> tuple[list[_Decoded], list[Scores], Cost]:
+        """Returns what candidates with these latents `[T, C, h, w]` look like and score, and each one's cost."""
+        began = time.perf_counter()
+        decoded = (self._streamed if self.decoding == "streamed" else self._cold)(drafts, latents)
+        decoding = time.perf_counter() - began
+        # In the model's batches, so that a limit of 1 makes scores independent of the grouping, too.
+        most, views = self.model.max_batch, [one.view for one in decoded]
+        scores = [
+            score for first in range(0, len(views), most) for score in self.scorer.score(views[first : first + most])
+        ]
+        spent = Cost(
+            latent_frames_decoded=sum(one.num_latent_frames for one in decoded),
+            frames_scored=sum(len(frames) for view in views for frames in (view.newest, *view.window)),
+            seconds_decode=decoding,
+            seconds_score=time.perf_counter() - began - decoding,
+        )
+        return decoded, scores, spent.share(len(drafts))
+
+    def _streamed(self, drafts: Sequence[Draft], latents: Sequence[Tensor]) -> list[_Decoded]:
+        parents = [draft.request.state for draft in drafts]
+        pieces, caches = self.model.decode(latents, [state.decoder_cache for state in parents])
+        decoded = []
+        for parent, newest, piece, cache in zip(parents, latents, pieces, caches, strict=True):
+            window = (*parent.frames, piece)[-self.long_window :]
+            view = View(parent.prompt.text, _window(parent, newest, len(window)), window, piece)
+            decoded.append(_Decoded(view, window, cache, len(newest)))
+        return decoded
+
+    def _cold(self, drafts: Sequence[Draft], latents: Sequence[Tensor]) -> list[_Decoded]:
+        parents = [draft.request.state for draft in drafts]
+        windows = [_window(parent, newest, self.long_window) for parent, newest in zip(parents, latents, strict=True)]
+        nothing = [None] * len(drafts)
+        pieces, _ = self.model.decode(latents, nothing)
+        wholes, _ = self.model.decode([torch.cat(window) for window in windows], nothing)
+        return [
+            _Decoded(
+                View(parent.prompt.text, window, (whole,), piece), (), None, (1 + len(window)) * len(piece_latents)
+            )
+            for parent, window, whole, piece, piece_latents in zip(
+                parents, windows, wholes, pieces, latents, strict=True
+            )
+        ]
 
     def _place(self, draft: Draft) -> Place:
         state = draft.request.state
-        return Place(state.chunk * self.model.memory.chunk_frames, draft.prefix, state.prompt)
+        return self.model.place(state.chunk, draft.memory, draft.prefix, state.prompt)
 
-    def _state(self, draft: Draft, window: tuple[Tensor, ...], cache: Any, scores: Scores) -> StreamState:
+    def _state(self, draft: Draft, decoded: _Decoded, scores: Scores) -> StreamState:
         parent = draft.request.state
         block = Block(parent.chunk * self.model.memory.chunk_frames, self.model.memory.chunk_frames)
         return replace(
@@ -308,23 +325,31 @@ class Stream:
             noise=draft.noises[0],
             memory=draft.memory,
             slot=Unfilled(block, draft.prefix),
-            frames=window,
-            decoder_cache=cache,
+            frames=decoded.frames,
+            decoder_cache=decoded.cache,
         )
 
 
-def _effective(state: StreamState, action: Action) -> Route:
-    """Returns the action's route, or DISCARD where nothing leaves, so that such siblings share a prefix."""
-    return Route(action.route) if evicts(state.memory_after, state.model.memory) else Route.DISCARD
+def _branch(request: Request[StreamState]) -> tuple[StreamState, Route]:
+    """Returns the parent and the route in effect, by which siblings share a prefix: DISCARD where nothing leaves."""
+    state, action = request
+    leaves = evicts(state.memory_after, state.model.memory)
+    return state, Route(action.route) if leaves else Route.DISCARD
 
 
-def _newest_latents(draft: Draft, count: int) -> tuple[Tensor, ...]:
-    earlier = [chunk.latents for chunk, _ in zip(draft.request.state.chunks(), range(count - 1), strict=False)]
-    return (*reversed(earlier), draft.x)
+def _drop_prefix(state: StreamState) -> None:
+    if state.slot is not None:
+        state.slot.prefix = None
 
 
-def _live_bytes(parents: Sequence[StreamState], branches: Sequence[tuple[Memory, Prefix]]) -> int:
-    """Returns the bytes of the distinct blocks and prefixes that a level holds."""
-    memories = [*(parent.memory_after for parent in parents), *(memory for memory, _ in branches)]
-    blocks = {block for memory in memories for block in memory.blocks}
-    return sum(block.nbytes for block in blocks) + sum(prefix.nbytes for _, prefix in branches)
+def _window(parent: StreamState, newest: Tensor, count: int) -> tuple[Tensor, ...]:
+    """Returns the latents of the last `count` chunks, oldest first, of a candidate with the newest ones."""
+    earlier = [chunk.latents for chunk, _ in zip(parent.chunks(), range(count - 1), strict=False)]
+    return (*reversed(earlier), newest)
+
+
+def _peak(memories: Sequence[Memory], prefixes: Sequence[Prefix]) -> Cost:
+    """Returns the bytes of the distinct blocks and prefixes that are alive."""
+    block_bytes = sum(block.nbytes for block in {block for memory in memories for block in memory.blocks})
+    prefix_bytes = sum(prefix.nbytes for prefix in prefixes)
+    return Cost(peak_bytes=block_bytes + prefix_bytes, peak_block_bytes=block_bytes, peak_prefix_bytes=prefix_bytes)

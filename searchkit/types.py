@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from searchkit.cost import Cost
 
@@ -92,6 +92,7 @@ class Record(NamedTuple):
     chunk: its number, from 0.
     lineage: the actions of all its chunks, its own last.
     fused: what the selection compared.
+    pruned_after: the passes after which it was given up, where it was not finished: its scores are of a preview then.
     """
 
     chunk: int
@@ -101,6 +102,7 @@ class Record(NamedTuple):
     fused: float
     kept: bool
     cost: Cost
+    pruned_after: int | None = None
 
 
 class SearchOutput(NamedTuple, Generic[S]):
@@ -130,6 +132,46 @@ class SearchProblem(Protocol[S]):
 
     def score_whole(self, states: Sequence[S]) -> Sequence[Whole]:
         """Returns the scores of whole videos, for the final pick."""
+
+
+class Draft(Protocol[S]):
+    """A candidate while it is denoised; a value, so it may be kept and advanced twice."""
+
+    @property
+    def request(self) -> Request[S]:
+        """What it answers."""
+
+    @property
+    def passes_done(self) -> int:
+        """Denoising passes so far."""
+
+    @property
+    def cost(self) -> Cost:
+        """Its share of what was spent so far."""
+
+
+class Preview(NamedTuple):
+    """A draft, charged for the preview, and the scores of what it would become if it were finished at once."""
+
+    draft: Any
+    scores: Scores
+
+
+@runtime_checkable
+class StagedProblem(SearchProblem[S], Protocol[S]):
+    """A problem whose `expand` opens up, for policies that prune while denoising."""
+
+    def start(self, requests: Sequence[Request[S]]) -> Sequence[Draft[S]]:
+        """Returns drafts that are still pure noise."""
+
+    def advance(self, drafts: Sequence[Draft[S]], *, passes: int | None = None) -> Sequence[Draft[S]]:
+        """Returns the drafts after some more passes, by default all that are left; all have had equally many."""
+
+    def preview(self, drafts: Sequence[Draft[S]]) -> Sequence[Preview]:
+        """Returns the scores of the drafts' present estimates of the finished chunk."""
+
+    def finish(self, drafts: Sequence[Draft[S]]) -> Sequence[Child[S]]:
+        """Returns the children that fully denoised drafts become."""
 
 
 class Policy(Protocol):

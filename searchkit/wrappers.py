@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic
+from typing import Any, Generic, TypeVar
 
 from searchkit.cost import Cost, total
-from searchkit.search import BudgetSpent
-from searchkit.types import Action, Child, Request, S, SearchProblem, Whole
+from searchkit.search import BudgetSpent, staged
+from searchkit.types import Action, Child, Draft, Preview, Request, S, SearchProblem, Whole
+
+Made = TypeVar("Made", bound=Sequence[Any])  # drafts or children, which have a cost
 
 
 @dataclass(kw_only=True)
@@ -31,6 +33,18 @@ class _Wrapper(Generic[S]):
 
     def expand(self, requests: Sequence[Request[S]]) -> Sequence[Child[S]]:
         return self.problem.expand(requests)
+
+    def start(self, requests: Sequence[Request[S]]) -> Sequence[Draft[S]]:
+        return staged(self.problem).start(requests)
+
+    def advance(self, drafts: Sequence[Draft[S]], *, passes: int | None = None) -> Sequence[Draft[S]]:
+        return staged(self.problem).advance(drafts, passes=passes)
+
+    def preview(self, drafts: Sequence[Draft[S]]) -> Sequence[Preview]:
+        return staged(self.problem).preview(drafts)
+
+    def finish(self, drafts: Sequence[Draft[S]]) -> Sequence[Child[S]]:
+        return staged(self.problem).finish(drafts)
 
     def score_whole(self, states: Sequence[S]) -> Sequence[Whole]:
         return self.problem.score_whole(states)
@@ -64,13 +78,35 @@ class Budgeted(_Wrapper[S]):
         Raises:
             BudgetSpent: nothing is left to spend.
         """
+        self._check()
+        return self._charge(self.problem.expand(requests))
+
+    def start(self, requests: Sequence[Request[S]]) -> Sequence[Draft[S]]:
+        """Returns drafts; errors are those of `expand`."""
+        self._check()
+        return self._charge(super().start(requests))
+
+    def advance(self, drafts: Sequence[Draft[S]], *, passes: int | None = None) -> Sequence[Draft[S]]:
+        return self._charge(super().advance(drafts, passes=passes), before=drafts)
+
+    def preview(self, drafts: Sequence[Draft[S]]) -> Sequence[Preview]:
+        previews = super().preview(drafts)
+        self._charge([preview.draft for preview in previews], before=drafts)
+        return previews
+
+    def finish(self, drafts: Sequence[Draft[S]]) -> Sequence[Child[S]]:
+        return self._charge(super().finish(drafts), before=drafts)
+
+    def _check(self) -> None:
         if self.passes is not None and self.spent.passes >= self.passes:
             raise BudgetSpent(f"{self.spent.passes:g} of {self.passes:g} passes are spent")
         if self.seconds is not None and self.spent.seconds >= self.seconds:
             raise BudgetSpent(f"{self.spent.seconds:.1f} of {self.seconds:g} seconds are spent")
-        children = self.problem.expand(requests)
-        self.spent += total(child.cost for child in children)
-        return children
+
+    def _charge(self, made: Made, before: Sequence[Draft[S]] = ()) -> Made:
+        """Counts what candidates cost beyond what they had cost before, and returns them."""
+        self.spent += total(one.cost for one in made).since(total(draft.cost for draft in before))
+        return made
 
 
 @dataclass(kw_only=True)
@@ -85,6 +121,12 @@ class Watched(_Wrapper[S]):
 
     def expand(self, requests: Sequence[Request[S]]) -> Sequence[Child[S]]:
         """Returns the children."""
-        children = self.problem.expand(requests)
+        return self._told(self.problem.expand(requests))
+
+    def finish(self, drafts: Sequence[Draft[S]]) -> Sequence[Child[S]]:
+        """Returns the children."""
+        return self._told(super().finish(drafts))
+
+    def _told(self, children: Sequence[Child[S]]) -> Sequence[Child[S]]:
         self.on_level(children)
         return children

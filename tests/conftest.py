@@ -49,10 +49,10 @@ class BrightScorer:
 
     def score(self, views: Sequence[View]) -> list[Scores]:
         longs = self.score_whole(views)
-        return [Scores(float(view.frames[-1].mean()), long) for view, long in zip(views, longs, strict=True)]
+        return [Scores(float(view.newest.mean()), long) for view, long in zip(views, longs, strict=True)]
 
     def score_whole(self, views: Sequence[View]) -> list[float]:
-        return [_stillness(torch.cat(view.frames)) for view in views]
+        return [_stillness(torch.cat(view.window)) for view in views]
 
 
 def _stillness(frames: Tensor) -> float:

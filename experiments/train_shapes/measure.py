@@ -39,7 +39,7 @@ class TruthScorer:
 
 
 def _measure(view: View) -> Measures:
-    video = np.concatenate([frames.permute(0, 2, 3, 1).numpy() for frames in view.frames])
+    video = np.concatenate([frames.permute(0, 2, 3, 1).numpy() for frames in view.window])
     return measure(video, Caption.parse(view.prompt))
 
 

@@ -6,7 +6,7 @@ The two differ in nothing but names. Note that `norm2` and `norm3` of a block sw
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # naming alone must not wait for torch
@@ -89,7 +89,26 @@ def load(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: names the keys that are missing, unexpected or of another shape, by their original names.
     """
-    wanted = network.state_dict()
+    load_renamed(network, tensors, diffusers_name=diffusers_name, original_name=original_name)
+
+
+def load_renamed(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    diffusers_name: Callable[[str], str],
+    original_name: Callable[[str], str],
+) -> None:
+    """Loads tensors under original names into a module of diffusers', all of them or none.
+
+    Args:
+        diffusers_name: converts an original name.
+        original_name: its inverse.
+
+    Raises:
+        ValueError: names the keys that are missing, unexpected or of another shape, by their original names.
+    """
+    wanted = module.state_dict()
     given = {diffusers_name(name): tensor for name, tensor in tensors.items()}
     complaints = [
         *_complaint("missing", (original_name(name) for name in wanted.keys() - given.keys())),
@@ -105,7 +124,7 @@ def load(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     ]
     if complaints:
         raise ValueError("the weights do not fit the network: " + "; ".join(complaints))
-    network.load_state_dict(given)
+    module.load_state_dict(given)
 
 
 def _rename(name: str, in_block: Mapping[str, str], outside: Mapping[str, str]) -> str:

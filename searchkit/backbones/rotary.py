@@ -34,6 +34,10 @@ class RotaryTable:
         self._time = _angles(head_dim - 2 * space, num_frames).to(device)
         self._space = torch.cat([rows, columns], dim=-1).flatten(0, 1).to(device)
 
+    @property
+    def num_frames(self) -> int:
+        return len(self._time)
+
     def at(self, start_frame: int, num_frames: int) -> Rotation:
         """Returns the `[N, 1, P]` rotation of the tokens of `num_frames` latent frames from `start_frame`.
 
@@ -41,10 +45,10 @@ class RotaryTable:
             ValueError: the frames do not lie within the table.
         """
         end = start_frame + num_frames
-        if start_frame < 0 or end > len(self._time):
+        if start_frame < 0 or end > self.num_frames:
             raise ValueError(
-                f"start_frame must be from 0 to {len(self._time) - num_frames} for {num_frames} frames, "
-                f"as the rotary table ends at frame {len(self._time)}, got {start_frame}"
+                f"start_frame must be from 0 to {self.num_frames - num_frames} for {num_frames} frames, "
+                f"as the rotary table ends at frame {self.num_frames}, got {start_frame}"
             )
         time = self._time[start_frame:end, None].expand(num_frames, len(self._space), self._time.shape[1])
         angles = torch.cat([time, self._space.expand(num_frames, *self._space.shape)], dim=-1)

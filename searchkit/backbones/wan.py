@@ -111,8 +111,22 @@ class CausalWan:
         values = torch.stack([layer.to_v(hidden) for layer in layers])
         return TextContext(keys.unflatten(2, self._heads), values.unflatten(2, self._heads))
 
-    def assemble(self, memory: Memory) -> Prefix:
-        """Returns the prefix of a memory: every block rotated at its own start frame, sinks first.
+    @property
+    def num_positions(self) -> int:
+        """Latent frames that the rotary table holds; positions beyond were never trained."""
+        return self._rotary.num_frames
+
+    def prefix_bytes(self, num_frames: int) -> int:
+        """Returns the bytes of a prefix of so many latent frames."""
+        heads, dim = self._heads
+        numbers = 2 * len(self.network.blocks) * num_frames * self.tokens_per_frame * heads * dim
+        return numbers * self._dtype.itemsize
+
+    def assemble(self, memory: Memory, *, starts: Sequence[int] | None = None) -> Prefix:
+        """Returns the prefix of a memory: every block rotated at its place, sinks first.
+
+        Args:
+            starts: the latent frame at which each block sits; by default where it was in the stream.
 
         Raises:
             ValueError: a block lies beyond the rotary table.
@@ -123,8 +137,10 @@ class CausalWan:
         keys = torch.empty(shape, dtype=self._dtype, device=self._device)
         values = torch.empty_like(keys)
         key_parts, value_parts = keys.split(num_tokens, dim=1), values.split(num_tokens, dim=1)
-        for block, key_part, value_part in zip(memory.blocks, key_parts, value_parts, strict=True):
-            key_part.copy_(rotate(block.keys, self._rotary.at(block.start_frame, block.num_frames)))
+        if starts is None:
+            starts = [block.start_frame for block in memory.blocks]
+        for block, start, key_part, value_part in zip(memory.blocks, starts, key_parts, value_parts, strict=True):
+            key_part.copy_(rotate(block.keys, self._rotary.at(start, block.num_frames)))
             value_part.copy_(block.values)
         return Prefix(keys, values)
 
@@ -145,7 +161,7 @@ class CausalWan:
         Args:
             x: noisy latents `[B, T, C, h, w]`.
             timestep: from 0 (clean) to 1000, or `[B]`.
-            start_frame: latent frame of the stream at which the chunk starts.
+            start_frame: latent frame at which the chunk sits.
             prefixes: what the chunk attends to besides itself.
             text: the prompt.
 

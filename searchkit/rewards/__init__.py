@@ -31,14 +31,17 @@ class VideoReward(Protocol):
 
 
 class View(NamedTuple):
-    """What a scorer sees of a candidate: the chunks of its window, oldest first, and its prompt.
+    """What a scorer sees of a candidate: its prompt, and the chunks of its window.
 
-    latents: `[T, C, h, w]` a chunk; frames: `[F, 3, H, W]` in [0, 1] a chunk.
+    latents: `[T, C, h, w]` a chunk, oldest first.
+    window: pixel frames `[F, 3, H, W]` in [0, 1] to be joined, oldest first.
+    newest: `[F, 3, H, W]`, the pixel frames of the newest chunk.
     """
 
-    latents: tuple[Tensor, ...]
-    frames: tuple[Tensor, ...]
     prompt: str
+    latents: tuple[Tensor, ...]
+    window: tuple[Tensor, ...]
+    newest: Tensor
 
 
 class Scorer(Protocol):
@@ -61,14 +64,14 @@ class RewardScorer:
     def score(self, views: Sequence[View]) -> list[Scores]:
         longs = self.score_whole(views)
         shorts = [0.0] * len(views)
-        for rows, newest, prompts in _stacked([(view.frames[-1:], view.prompt) for view in views]):
+        for rows, newest, prompts in _stacked([((view.newest,), view.prompt) for view in views]):
             for row, short in zip(rows, self.image(frames=newest, prompts=prompts).mean(1).tolist(), strict=True):
                 shorts[row] = short
         return [Scores(short, long) for short, long in zip(shorts, longs, strict=True)]
 
     def score_whole(self, views: Sequence[View]) -> list[float]:
         longs = [0.0] * len(views)
-        for rows, windows, prompts in _stacked([(view.frames, view.prompt) for view in views]):
+        for rows, windows, prompts in _stacked([(view.window, view.prompt) for view in views]):
             for row, long in zip(rows, self.video(windows=windows, prompts=prompts).tolist(), strict=True):
                 longs[row] = long
         return longs

@@ -66,7 +66,7 @@ def test_the_scorer_scores_clips_of_different_lengths_as_it_does_alone() -> None
     stream = make_stream("a slow red circle moving left on a snow background", horizon=2)
     generator = torch.Generator().manual_seed(0)
     short, long = (torch.rand(frames, 3, 64, 64, generator=generator) for frames in (9, 12))
-    views = [View((), (short,), stream.prompt), View((), (short, long), stream.prompt)]
+    views = [View(stream.prompt, (), (short,), short), View(stream.prompt, (), (short, long), long)]
     scorer = load_scorer()
     together, alone = scorer.score(views), [scorer.score([view])[0] for view in views]
     for one, other in zip(together, alone, strict=True):

@@ -18,8 +18,9 @@ from envs.stream import StepResult, StreamEnv
 from policies import BeamSearch, StreamT1
 from searchkit.fusion import Fusion
 from searchkit.model import VideoModel
+from searchkit.pruning import keep_best
 from searchkit.rewards import Scorer
-from searchkit.search import keep_best, search
+from searchkit.search import search
 from searchkit.types import Action, Route
 from searchkit.video import read_video, to_pixels
 
@@ -103,7 +104,7 @@ def test_reward_is_the_fused_score(make_env: MakeEnv):
     fusion = Fusion(short_cap=0.7)
     env = make_env(fusion=fusion)
     rewards = _play(env, seed=0)
-    assert rewards == [fusion(scores, chunk=i, horizon=6) for i, scores in enumerate(env.state.scores)]
+    assert rewards == [fusion([scores], chunk=i, horizon=6)[0] for i, scores in enumerate(env.state.scores)]
 
 
 def test_observed_noise_is_the_noise_that_starts_the_chunk(make_env: MakeEnv):
@@ -207,7 +208,7 @@ def test_candidates_are_those_of_a_search_with_the_episodes_seed(make_env: MakeE
     env.reset(seed=5)
     output = search(
         env.problem,
-        propose=lambda state: env.problem.actions(state, num=3, seed=5),
+        propose=lambda state, rank: env.problem.actions(state, num=3, seed=5),
         select=keep_best(1, Fusion()),
     )
     for best in output.best.actions:

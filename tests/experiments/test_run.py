@@ -26,7 +26,8 @@ SHORT = ["--prompts", PROMPT, "--num-chunks", "2", "--out", "x"]
 OWN_POLICY = '''
 from dataclasses import dataclass
 from searchkit.fusion import Fusion
-from searchkit.search import keep_best, search
+from searchkit.pruning import keep_best
+from searchkit.search import search
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
@@ -43,7 +44,7 @@ class Pair:
             raise ValueError("a fault of my own")
         return search(
             problem,
-            propose=lambda state: problem.actions(state, num=self.num_tries, seed=seed),
+            propose=lambda state, rank: problem.actions(state, num=self.num_tries, seed=seed),
             select=keep_best(1, Fusion()),
         )
 

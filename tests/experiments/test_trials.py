@@ -9,7 +9,8 @@ from experiments.config import Trial
 from experiments.presets import shapes_quick
 from experiments.trials import make_stream, run_trial
 from searchkit.fusion import Fusion
-from searchkit.search import keep_best, search
+from searchkit.pruning import keep_best
+from searchkit.search import search
 from searchkit.types import Action, Route, S, SearchOutput, SearchProblem
 
 
@@ -18,7 +19,7 @@ class EveryRoute:
     """Tries one seed a chunk, under all three routes."""
 
     def __call__(self, problem: SearchProblem[S], *, seed: int) -> SearchOutput[S]:
-        def propose(state: S) -> Sequence[Action]:
+        def propose(state: S, rank: int) -> Sequence[Action]:
             (action,) = problem.actions(state, num=1, seed=seed)
             return [action._replace(route=route) for route in Route]
 

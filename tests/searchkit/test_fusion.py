@@ -17,12 +17,12 @@ def test_weight_of_the_short_score_rises_to_its_cap_as_in_the_release():
 
 
 def test_first_chunk_is_compared_by_its_long_score_alone():
-    assert Fusion()(Scores(5.0, 2.0), chunk=0, horizon=7) == 2.0
+    assert Fusion()([Scores(5.0, 2.0)], chunk=0, horizon=7) == [2.0]
 
 
 @given(pairs, st.integers(0, 50), st.integers(1, 50) | st.none(), st.floats(0, 1))
 def test_fused_score_lies_between_the_two(scores: Scores, chunk: int, horizon: int | None, cap: float):
-    fused = Fusion(short_cap=cap)(scores, chunk=chunk, horizon=horizon)
+    [fused] = Fusion(short_cap=cap)([scores], chunk=chunk, horizon=horizon)
     assert min(scores) - 1e-9 <= fused <= max(scores) + 1e-9
 
 

@@ -11,7 +11,8 @@ from policies import BeamSearch, BestOfN, BestOfNPerChunk, Greedy, StreamT1
 from searchkit.cost import Cost, total
 from searchkit.fusion import Fusion, RewardRouting
 from searchkit.noise import derive_seed
-from searchkit.search import BudgetSpent, Level, Selection, keep_all, keep_best, search
+from searchkit.pruning import keep_all, keep_best
+from searchkit.search import BudgetSpent, Level, Selection, search
 from searchkit.stream import Stream
 from searchkit.types import Action, Child, Policy, Request, Route, Scores, SearchOutput, Whole
 
@@ -63,7 +64,7 @@ class _Walks:
         actions = (*state.actions, action)
         scores = self.score(actions)
         leaving = len(actions) - 2 if len(actions) > 2 else None
-        return Child(_Walk(actions, (*state.scores, scores), leaving), scores, Cost(denoise_passes=4, calls=1))
+        return Child(_Walk(actions, (*state.scores, scores), leaving), scores, Cost(denoise_passes=4, denoise_calls=1))
 
 
 def _found(output: SearchOutput[_Walk]) -> tuple[tuple[Action, ...], tuple[Scores, ...]]:
@@ -139,7 +140,7 @@ def test_best_of_n_keeps_all_its_streams_to_the_end():
 def test_fused_scores_are_those_of_the_policys_fusion():
     fusion = Fusion(short_cap=0.5, ramp=3)
     output = BestOfNPerChunk(fusion=fusion)(_Walks(), seed=0)
-    assert all(r.fused == fusion(r.scores, chunk=r.chunk, horizon=4) for r in output.records)
+    assert all([r.fused] == fusion([r.scores], chunk=r.chunk, horizon=4) for r in output.records)
 
 
 def test_stream_t1_routes_by_the_scores_and_carries_noise_on():
@@ -229,7 +230,7 @@ def test_equal_beams_that_go_on_come_before_those_that_have_ended():
         levels.append([child.state.chunk for child in level.children])
         return keep_best(4, Fusion())(level)
 
-    search(problem, propose=lambda state: problem.actions(state, num=4, seed=0), select=select)
+    search(problem, propose=lambda state, rank: problem.actions(state, num=4, seed=0), select=select)
     assert levels == [[1] * 4, [2] * 4 + [1] * 3, [3] * 16, [4] * 16]
 
 

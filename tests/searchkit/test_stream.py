@@ -15,8 +15,10 @@ from searchkit.backbones.sampler import Sampler
 from searchkit.backbones.wan import Prefix
 from searchkit.memory import Memory, MemoryConfig
 from searchkit.model import VideoModel
-from searchkit.search import keep_best, search
-from searchkit.stream import Stream, StreamState
+from searchkit.pruning import keep_best
+from searchkit.search import search
+from searchkit.state import StreamState
+from searchkit.stream import Stream
 from searchkit.types import Action, Child, Request, Route
 
 MakeStream = Callable[..., Stream]
@@ -72,7 +74,7 @@ def test_replay_from_the_root_is_bit_for_bit_the_same_with_batches_of_one(
     stream = make_stream(model=make_model(max_batch=1))
     best = search(
         stream,
-        propose=lambda state: [
+        propose=lambda state, rank: [
             action._replace(route=Route.APPEND_SINK, correlation=-0.3)
             for action in stream.actions(state, num=3, seed=0)
         ],
@@ -181,8 +183,8 @@ def test_one_prefix_is_assembled_for_each_parent_and_route(make_stream: MakeStre
     assembled: list[Prefix] = []
     assemble = stream.model.engine.assemble
 
-    def counted(memory: Memory) -> Prefix:
-        assembled.append(assemble(memory))
+    def counted(memory: Memory, **options: Any) -> Prefix:
+        assembled.append(assemble(memory, **options))
         return assembled[-1]
 
     monkeypatch.setattr(stream.model.engine, "assemble", counted)
@@ -272,7 +274,7 @@ def test_long_stream_holds_no_more_tensors_than_a_short_one_apart_from_latents(
         sampler=Sampler(timesteps=(1000.0,)),
         memory=MemoryConfig(chunk_frames=1, window_frames=4, sink_frames=1, max_sink_frames=3),
     )
-    stream = make_stream(model=model, horizon=None)
+    stream = make_stream(model=model, horizon=400)
     state, counts, held = stream.root, {}, {}
     for chunk in range(1, 401):
         [child] = stream.expand([Request(state, Action(chunk, ROUTES[chunk % 3], 0.5))])
@@ -286,7 +288,7 @@ def test_long_stream_holds_no_more_tensors_than_a_short_one_apart_from_latents(
 
 
 def test_propagated_noise_has_unit_variance(make_stream: MakeStream):
-    stream = make_stream(horizon=None)
+    stream = make_stream(horizon=40)
     state = _replay(stream, [Action(seed, correlation=-0.5) for seed in range(40)])
     noises, walk = [], stream.root
     for action in state.actions:

@@ -1,0 +1,73 @@
+"""Reward pruning (Stream-T1, arXiv 2605.04461): which candidates of a chunk go on, and which are not even finished."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from searchkit.fusion import Fusion
+from searchkit.noise import derive_seed
+from searchkit.search import Expand, Expansion, Level, Pruned, Select, Selection, check_finite, staged
+from searchkit.types import Request, S, SearchProblem
+
+
+def keep_best(width: int, fusion: Fusion) -> Select[S]:
+    """Returns the selection of the `width` candidates with the highest fused score, the earlier of equals."""
+
+    def select(level: Level[S]) -> Selection:
+        fused = _fused(level, fusion)
+        return Selection(_best_first(fused)[:width], fused)
+
+    return select
+
+
+def keep_all(fusion: Fusion) -> Select[S]:
+    """Returns the selection of every candidate, best first by fused score."""
+    return keep_best(2**62, fusion)
+
+
+def keep_random(width: int, fusion: Fusion, *, seed: int) -> Select[S]:
+    """Returns the selection of `width` candidates drawn at random: what pruning by reward is to be compared with."""
+
+    def select(level: Level[S]) -> Selection:
+        indices = range(len(level.children))
+        drawn = random.Random(derive_seed(seed, (), level.chunk)).sample(indices, min(width, len(indices)))
+        return Selection(drawn, _fused(level, fusion))
+
+    return select
+
+
+def finish_better_half(problem: SearchProblem[S], *, passes: int, fusion: Fusion) -> Expand[S]:
+    """Returns the expansion that gives up the worse half of a level after some denoising passes, by previews.
+
+    Of an odd number the larger half is finished.
+
+    Raises:
+        ValueError: the problem cannot be opened up.
+    """
+    opened = staged(problem)
+
+    def expand(requests: Sequence[Request[S]]) -> Expansion[S]:
+        previews = opened.preview(opened.advance(opened.start(requests), passes=passes))
+        chunk = requests[0].state.chunk
+        for preview in previews:
+            check_finite(preview.scores, chunk=chunk, action=preview.draft.request.action)
+        fused = fusion([preview.scores for preview in previews], chunk=chunk, horizon=problem.horizon)
+        finished = sorted(_best_first(fused)[: (len(fused) + 1) // 2])
+        pruned = [
+            Pruned(preview.draft, preview.scores, value)
+            for index, (preview, value) in enumerate(zip(previews, fused, strict=True))
+            if index not in finished
+        ]
+        return Expansion(opened.finish(opened.advance([previews[index].draft for index in finished])), pruned)
+
+    return expand
+
+
+def _best_first(values: Sequence[float]) -> list[int]:
+    """Returns the indices by falling value, the earlier of equals first."""
+    return sorted(range(len(values)), key=lambda index: -values[index])
+
+
+def _fused(level: Level[S], fusion: Fusion) -> list[float]:
+    return fusion([child.scores for child in level.children], chunk=level.chunk, horizon=level.horizon)

@@ -1,0 +1,119 @@
+"""The state of a stream between two chunks, as an immutable value.
+
+Letters: T latent frames of a chunk, C channels, h and w latent size, F pixel frames, H and W their size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from searchkit.memory import Block, Memory, evicts, push
+from searchkit.model import Prompt, VideoModel
+from searchkit.types import Action, Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from searchkit.backbones.wan import Prefix
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """One chunk of a finished stretch, linked to the one before. All that grows with a stream's length.
+
+    latents: `[T, C, h, w]`.
+    """
+
+    before: Chunk | None
+    action: Action
+    scores: Scores
+    latents: Tensor
+
+
+class Unfilled:
+    """The memory slot of a chunk whose clean pass has not run: its block, and the prefix which that pass will see.
+
+    The prefix goes when the block is filled, or before where prefixes are scarce; then it is assembled once more.
+    Block and prefix go with the last candidate that refers to them.
+    """
+
+    def __init__(self, block: Block, prefix: Prefix) -> None:
+        self.block = block
+        self.prefix: Prefix | None = prefix
+
+
+@dataclass(frozen=True, eq=False)
+class StreamState:
+    """A stream after some chunks: what the next chunk needs, and what scoring it needs.
+
+    Attributes:
+        last: the newest chunk, linked to those before; None at the root.
+        chunk: chunks made so far.
+        noise: `[T, C, h, w]` that started the newest chunk, or None.
+        memory: what the newest chunk attended to; its own block joins when something is expanded from it.
+        slot: the newest chunk's own place in memory, or None.
+        frames: pixel frames `[F, 3, H, W]` in [0, 1] of the last `long_window` chunks, oldest first; none where
+            scores are decoded cold.
+        decoder_cache: the decoder's, after the newest chunk.
+    """
+
+    model: VideoModel
+    prompt: Prompt
+    last: Chunk | None = None
+    chunk: int = 0
+    noise: Tensor | None = None
+    memory: Memory = Memory()
+    slot: Unfilled | None = None
+    frames: tuple[Tensor, ...] = ()
+    decoder_cache: Any = None
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yields the chunks, newest first."""
+        chunk = self.last
+        while chunk is not None:
+            yield chunk
+            chunk = chunk.before
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        return tuple(chunk.action for chunk in self.chunks())[::-1]
+
+    @property
+    def scores(self) -> tuple[Scores, ...]:
+        return tuple(chunk.scores for chunk in self.chunks())[::-1]
+
+    @property
+    def latents(self) -> tuple[Tensor, ...]:
+        """The latents `[T, C, h, w]` of every chunk, oldest first."""
+        return tuple(chunk.latents for chunk in self.chunks())[::-1]
+
+    @property
+    def memory_after(self) -> Memory:
+        """The memory with the newest chunk's own block, which may still be empty."""
+        return self.memory if self.slot is None else push(self.memory, self.slot.block, self.model.memory)
+
+    @property
+    def leaving(self) -> int | None:
+        """The chunk that leaves the window before the next one is made, or None while there is room."""
+        memory = self.memory_after
+        if not evicts(memory, self.model.memory):
+            return None
+        return memory.window[0].start_frame // self.model.memory.chunk_frames
+
+    @torch.no_grad()
+    def decode(self) -> tuple[Tensor, ...]:
+        """Returns the pixel frames `[F, 3, H, W]` in [0, 1] of every chunk, oldest first, decoded anew."""
+        pieces, cache = [], None
+        for latents in self.latents:
+            (frames,), (cache,) = self.model.decode([latents], [cache])
+            pieces.append(frames)
+        return tuple(pieces)
+
+    @property
+    def video(self) -> Tensor:
+        """All pixel frames so far, `[F, 3, H, W]` in [0, 1]; see `decode`."""
+        return torch.cat(self.decode())
