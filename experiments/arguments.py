@@ -7,23 +7,28 @@ import contextlib
 import io
 import itertools
 import re
+import shutil
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, field, fields, make_dataclass, replace
 from typing import Annotated, Any, NamedTuple
 
 import tyro
 
+from experiments.budget import at_budget, parse_budget
 from experiments.config import Execution, Experiment
 from experiments.presets import PRESETS, preset
-from experiments.registry import POLICIES, policy_class, policy_name
+from experiments.registry import POLICIES, Start, policy_label, policy_start
 from searchkit.types import Policy
 
 PROGRAM = "python -m experiments.run"
 DESCRIPTION = """Searches videos of a streaming model with several policies and compares them at equal compute.
 
 Without arguments it runs the preset shapes-quick. Options of a policy follow its name: --policy stream-t1
---policy.beam-width 3. The same command again skips the trials that are done."""
+--policy.beam-width 3. The same command again skips the trials that are done. Presets, policies and their options
+are listed below."""
+NAME_WIDTH = 32  # of the lists' first column
 
 
 class Command(NamedTuple):
@@ -35,9 +40,12 @@ class Command(NamedTuple):
 
 
 class _Choice(NamedTuple):
+    """What is read before all other options: it says which ones there are."""
+
     preset: str
     policies: Sequence[str] | None
     policy: str | None
+    budget: str | None
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -47,7 +55,9 @@ def parse(argv: Sequence[str]) -> Command:
         ValueError: something in it is wrong; one sentence says what.
         SystemExit: it asks for help, which is printed.
     """
+    argv = [re.sub(r"^(--[^=]+=)?none$", r"\1None", word) for word in argv]  # as tyro spells it
     choice = _choose(argv)
+    budget = None if choice.budget is None else parse_budget(choice.budget)
     base = preset(choice.preset)
     typed = _typed(choice, base)
     with contextlib.redirect_stderr(io.StringIO()) as complaint:
@@ -56,6 +66,8 @@ def parse(argv: Sequence[str]) -> Command:
         except SystemExit as exit_status:
             if exit_status.code:
                 raise ValueError(_sentence(complaint.getvalue())) from None
+            _print_names("presets, each policy's name being one more", PRESETS)
+            _print_names("policies", POLICIES)
             if choice.policy is None:
                 _print_policy_options()
             raise
@@ -63,7 +75,10 @@ def parse(argv: Sequence[str]) -> Command:
     if choice.policy is not None:
         experiment = replace(experiment, policies=(given.options,))
     elif choice.policies is not None:
-        experiment = replace(experiment, policies=tuple(_at_defaults(name) for name in choice.policies))
+        experiment = replace(experiment, policies=tuple(_as_named(name) for name in choice.policies))
+    if budget is not None:
+        policies = tuple(at_budget(policy, budget) for policy in experiment.policies)
+        experiment = replace(experiment, policies=policies)
     return Command(choice.preset, experiment, given.execution)
 
 
@@ -72,8 +87,9 @@ def _choose(argv: Sequence[str]) -> _Choice:
     parser.add_argument("--preset", nargs="?", default="shapes-quick", const="")
     parser.add_argument("--policies", nargs="*")
     parser.add_argument("--policy", nargs="?", const="")
+    parser.add_argument("--budget", nargs="?", const="")
     given, others = parser.parse_known_args(argv)
-    choice = _Choice(given.preset, given.policies, given.policy)
+    choice = _Choice(given.preset, given.policies, given.policy, given.budget)
     if choice.policy is not None and choice.policies is not None:
         raise ValueError("--policy runs one policy and --policies several at their defaults: give one of the two")
     stray = [word for word in others if word.startswith("--policy.")]
@@ -84,17 +100,25 @@ def _choose(argv: Sequence[str]) -> _Choice:
 
 def _typed(choice: _Choice, base: Experiment) -> type[Any]:
     """Returns a dataclass of all options, those of the chosen policy among them."""
-    names = tuple(policy_name(policy) for policy in base.policies)
-    several = f"policies to compare at their defaults: {', '.join(POLICIES)}, or a module:ClassName of your own"
+    labels = tuple(policy_label(policy) for policy in base.policies)
+    preset_help = f"the experiment to start from: {', '.join(PRESETS)}, or the name of a policy to run alone"
+    policies_help = "policies to compare, by their names below, or a module:ClassName of your own"
+    policy_help = "one policy to run alone, with --policy.OPTION for its options"
+    budget_help = (
+        "let a chunk cost at most so many times greedy's denoising passes, such as 4x; sets num_candidates, or "
+        "beam_width and children, of every policy, whatever they are set to (see docs/policies.md)"
+    )
     options: list[Any] = [
-        ("preset", _option(str, f"the experiment to start from: {', '.join(PRESETS)}"), choice.preset),
-        ("policies", _option(tuple[str, ...], several), names),
-        ("policy", _option(str | None, "one policy to run alone, with --policy.OPTION for its options"), None),
+        ("preset", _option(str, preset_help), choice.preset),
+        ("policies", _option(tuple[str, ...], policies_help), labels),
+        ("policy", _option(str | None, policy_help), None),
+        ("budget", _option(str | None, budget_help), None),
     ]
     if choice.policy is not None:
-        chosen = policy_class(choice.policy)
-        default = MISSING if _needs_options(chosen) else chosen()
-        options.append(("options", Annotated[chosen, tyro.conf.arg(name="policy")], field(default=default)))
+        start = policy_start(choice.policy)
+        default = MISSING if _needs_options(start) else start()
+        kind = start if isinstance(start, type) else type(default)
+        options.append(("options", Annotated[kind, tyro.conf.arg(name="policy")], field(default=default)))
     flattened = tyro.conf.arg(name="")
     options.append(("experiment", Annotated[Experiment, flattened], base))
     options.append(("execution", Annotated[Execution, flattened], Execution()))
@@ -105,21 +129,37 @@ def _option(kind: Any, text: str) -> Any:
     return Annotated[kind, tyro.conf.arg(help=text)]
 
 
-def _at_defaults(name: str) -> Policy:
-    policy = policy_class(name)
-    if _needs_options(policy):
+def _as_named(name: str) -> Policy:
+    start = policy_start(name)
+    if _needs_options(start):
         raise ValueError(f"policy {name!r} has options without defaults: run it with --policy {name}")
-    return policy()
+    return start()
 
 
-def _needs_options(policy: type[Any]) -> bool:
-    return any(field.default is MISSING and field.default_factory is MISSING for field in fields(policy))
+def _needs_options(start: Start) -> bool:
+    if not isinstance(start, type):
+        return False
+    return any(field.default is MISSING and field.default_factory is MISSING for field in fields(start))
+
+
+def _print_names(title: str, known: Mapping[str, Callable[[], Any]]) -> None:
+    """Prints what names stand for: the first lines of docstrings."""
+    width = shutil.get_terminal_size().columns
+    print(f"\n{title}:")
+    for name, meaning in known.items():
+        line = (meaning.__doc__ or "").partition("\n")[0]
+        print(
+            textwrap.fill(
+                line, width, initial_indent=f"  {name:{NAME_WIDTH}}", subsequent_indent=" " * (NAME_WIDTH + 2)
+            )
+        )
 
 
 def _print_policy_options() -> None:
-    """Prints the part of tyro's help that is about a policy, for each that has options."""
+    """Prints the part of tyro's help that is about a policy, once a class that has options."""
+    variants = {type(start()) for start in POLICIES.values() if not isinstance(start, type)}
     for name, policy in POLICIES.items():
-        if not fields(policy):  # type: ignore[arg-type]
+        if not isinstance(policy, type) or not fields(policy):
             continue
         options = make_dataclass("Options", [("policy", policy, field(default=policy()))], kw_only=True)
         page = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding or "utf-8")
@@ -128,7 +168,8 @@ def _print_policy_options() -> None:
         page.seek(0)
         text = page.read()
         panels = re.search(r"^.*\bpolicy(\.\w+)? options", text, re.MULTILINE)
-        print(f"\n--policy {name}\n{text[panels.start() if panels else 0 :]}", end="")
+        title = f"--policy {name}" + (", and its variants" if policy in variants else "")
+        print(f"\n{title}\n{text[panels.start() if panels else 0 :]}", end="")
 
 
 def _sentence(box: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from experiments.registry import flat, policy_label
+from experiments.registry import flat, plain, policy_label
 from searchkit.memory import MemoryConfig
 from searchkit.types import Policy
 
 MIN_LATENT_FRAMES = 3  # the oracles need 9 pixel frames
 MAX_LATENT_FRAMES = 1024  # where the rotary table ends
+
+Decoding = Literal["streamed", "cold"]  # as of `searchkit.decoding`, which comes with torch
 
 
 class Trial(NamedTuple):
@@ -32,9 +33,12 @@ class Experiment:
 
     Attributes:
         prompts: texts of the videos, or the path of a file with one prompt a line.
-        num_chunks: length of each video, in chunks (7 are 5 s, 40 are 30 s).
+        num_chunks: length of each video, in chunks (7 are 5 s, 40 are 30 s); None streams until max_passes or
+            max_seconds ends it, and wants --memory.positions window.
         seeds: one trial a seed, for every prompt and policy.
         long_window: chunks that the long score sees.
+        decoding: what scores see; "streamed" decodes every chunk once, after those before it; "cold" decodes the chunk
+            alone for the short score, and the window for the long one, as Stream-T1's release does.
         max_passes: network passes after which a search ends before its next chunk; None for no limit.
         max_seconds: seconds after which a search ends before its next chunk; None for no limit.
         deterministic: run candidates one at a time, so that results do not depend on how they are grouped.
@@ -43,9 +47,10 @@ class Experiment:
     """
 
     prompts: tuple[str, ...] = ()
-    num_chunks: int = 7
+    num_chunks: int | None = 7
     seeds: tuple[int, ...] = (0,)
     long_window: int = 10
+    decoding: Decoding = "streamed"
     max_passes: float | None = None
     max_seconds: float | None = None
     deterministic: bool = False
@@ -53,15 +58,12 @@ class Experiment:
     policies: Annotated[tuple[Policy, ...], tyro.conf.Suppress] = ()
 
     def __post_init__(self) -> None:
-        for name in ("num_chunks", "long_window"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1 chunk, got {getattr(self, name)}")
-        frames = self.num_chunks * self.memory.chunk_frames
-        if not MIN_LATENT_FRAMES <= frames <= MAX_LATENT_FRAMES:
-            raise ValueError(
-                f"num_chunks must make from {MIN_LATENT_FRAMES} to {MAX_LATENT_FRAMES} latent frames, got "
-                f"{self.num_chunks} chunks of {self.memory.chunk_frames}"
-            )
+        if self.long_window < 1:
+            raise ValueError(f"long_window must be at least 1 chunk, got {self.long_window}")
+        if self.num_chunks is None:
+            self._check_endless()
+        else:
+            self._check_length(self.num_chunks)
         for name in ("max_passes", "max_seconds"):
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
@@ -71,6 +73,27 @@ class Experiment:
                 raise ValueError(f"{name} must not be empty")
         if any(not 0 <= seed < 2**63 for seed in self.seeds):
             raise ValueError(f"seeds must be from 0 to 2**63 - 1, got {' '.join(map(str, self.seeds))}")
+
+    def _check_endless(self) -> None:
+        if self.max_passes is None and self.max_seconds is None:
+            raise ValueError("num_chunks none streams until max_passes or max_seconds ends it: give one of the two")
+        if self.memory.positions != "window":
+            raise ValueError(
+                f"num_chunks none needs --memory.positions window, which has no end, got {self.memory.positions}"
+            )
+
+    def _check_length(self, num_chunks: int) -> None:
+        if num_chunks < 1:
+            raise ValueError(f"num_chunks must be at least 1 chunk, got {num_chunks}")
+        made = f"got {num_chunks} chunks of {self.memory.chunk_frames}"
+        frames = num_chunks * self.memory.chunk_frames
+        if frames < MIN_LATENT_FRAMES:
+            raise ValueError(f"num_chunks must make at least {MIN_LATENT_FRAMES} latent frames, {made}")
+        if frames > MAX_LATENT_FRAMES and self.memory.positions == "stream":
+            raise ValueError(
+                f"num_chunks must make from {MIN_LATENT_FRAMES} to {MAX_LATENT_FRAMES} latent frames, {made}: with "
+                "--memory.positions window there is no end"
+            )
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -88,9 +111,7 @@ class Experiment:
 
     def describe(self) -> dict[str, Any]:
         """Returns what tells this experiment from another, as plain values for JSON."""
-        described = {**self.settings(), "policies": [policy_label(policy) for policy in self.policies]}
-        plain: dict[str, Any] = json.loads(json.dumps(described))
-        return plain
+        return plain({**self.settings(), "policies": [policy_label(policy) for policy in self.policies]})
 
 
 @dataclass(frozen=True, kw_only=True)

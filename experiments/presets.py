@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from experiments.ablations import ABLATIONS
 from experiments.config import Experiment
-from experiments.registry import nearest
+from experiments.registry import POLICIES, nearest
 from policies import BeamSearch, BestOfN, BestOfNPerChunk, Greedy, StreamT1
+from searchkit.fusion import RewardRouting
 
 
 def shapes_quick() -> Experiment:
@@ -29,18 +31,47 @@ def shapes_long() -> Experiment:
     return replace(shapes_quick(), num_chunks=40)
 
 
+def stream_t1() -> Experiment:
+    """Stream-T1 as its paper says (arXiv 2605.04461), on the quick prompts."""
+    return replace(shapes_quick(), policies=(StreamT1(),))
+
+
+def stream_t1_released() -> Experiment:
+    """Stream-T1 as its release of June 2026 does it: seeds that repeat, cold decoding, a gate on all chunks before.
+
+    Where the paper (arXiv 2605.04461) says something else, or nothing: a beam's first child takes its parent's seed
+    again, scores see what is decoded from nothing, and a chunk is worth keeping if it is better than the mean of all
+    chunks before it, not of the last ones.
+    """
+    released = StreamT1(seeds="counted", routing=RewardRouting(window=None))
+    return replace(stream_t1(), decoding="cold", policies=(released,))
+
+
+def ablations() -> Experiment:
+    """What each idea of Stream-T1 adds: greedy, Stream-T1 and Stream-T1 without one of them, on the quick prompts.
+
+    Chunks leave the window in the last 2 s of these videos only: memory wants longer ones, as with --num-chunks 40.
+    """
+    return replace(shapes_quick(), policies=(Greedy(), StreamT1(), *(start() for start in ABLATIONS.values())))
+
+
 PRESETS: Mapping[str, Callable[[], Experiment]] = {
     "shapes-quick": shapes_quick,
     "shapes-long": shapes_long,
+    "stream-t1": stream_t1,
+    "stream-t1-released": stream_t1_released,
+    "ablations": ablations,
 }
 
 
 def preset(name: str) -> Experiment:
-    """Returns the experiment of a name.
+    """Returns the experiment of a name; a policy's name stands for the quick prompts with this policy alone.
 
     Raises:
         ValueError: there is no such preset; the nearest one is named.
     """
-    if name not in PRESETS:
-        raise ValueError(f"preset {name!r} is unknown{nearest(name, PRESETS)}")
-    return PRESETS[name]()
+    if name in PRESETS:
+        return PRESETS[name]()
+    if name in POLICIES:
+        return replace(shapes_quick(), policies=(POLICIES[name](),))
+    raise ValueError(f"preset {name!r} is unknown{nearest(name, {**PRESETS, **POLICIES})}")

@@ -33,12 +33,12 @@ class Reporter(Protocol):
         """The trial is done."""
 
 
-def make_reporter(console: Console, *, num_trials: int, num_chunks: int) -> Reporter:
+def make_reporter(console: Console, *, num_trials: int, num_chunks: int | None) -> Reporter:
     """Returns a reporter fit for where the console writes to.
 
     Args:
         num_trials: those that are still to be made.
-        num_chunks: of each trial.
+        num_chunks: of each trial; None where nobody knows.
     """
     kind = Bars if console.is_terminal else Lines
     return kind(console, num_trials=num_trials, num_chunks=num_chunks)
@@ -47,7 +47,7 @@ def make_reporter(console: Console, *, num_trials: int, num_chunks: int) -> Repo
 class Bars:
     """Two bars: all trials, and the chunks of this one."""
 
-    def __init__(self, console: Console, *, num_trials: int, num_chunks: int) -> None:
+    def __init__(self, console: Console, *, num_trials: int, num_chunks: int | None) -> None:
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -60,7 +60,8 @@ class Bars:
             speed_estimate_period=60.0,
         )
         self._num_chunks = num_chunks
-        self._all = self._bars.add_task("all", total=num_trials * num_chunks, unit="chunks")
+        total, unit = (num_trials * num_chunks, "chunks") if num_chunks else (num_trials, "trials")
+        self._all = self._bars.add_task("all", total=total, unit=unit)
         self._one = self._bars.add_task("", total=num_chunks, unit="chunks", visible=False)
         self._done = 0
 
@@ -78,18 +79,19 @@ class Bars:
 
     def chunk(self, number: int) -> None:
         self._bars.update(self._one, completed=number)
-        self._bars.update(self._all, completed=self._done * self._num_chunks + number)
+        if self._num_chunks:
+            self._bars.update(self._all, completed=self._done * self._num_chunks + number)
 
     def finish(self, outcome: str) -> None:
         self._done += 1
-        self._bars.update(self._all, completed=self._done * self._num_chunks)
+        self._bars.update(self._all, completed=self._done * (self._num_chunks or 1))
         self._bars.console.print(outcome, markup=False, highlight=False)
 
 
 class Lines:
     """One line a trial, and one now and then within a long one."""
 
-    def __init__(self, console: Console, *, num_trials: int, num_chunks: int) -> None:
+    def __init__(self, console: Console, *, num_trials: int, num_chunks: int | None) -> None:
         self._console = console
         self._num_trials = num_trials
         self._num_chunks = num_chunks
@@ -109,8 +111,12 @@ class Lines:
         self._name = name
 
     def chunk(self, number: int) -> None:
-        if time.monotonic() - self._spoke > QUIET_SECONDS:
+        if time.monotonic() - self._spoke <= QUIET_SECONDS:
+            return
+        if self._num_chunks:
             self._say(f"{self._name}: chunk {number} of {self._num_chunks}", self._done + number / self._num_chunks)
+        else:
+            self._say(f"{self._name}: chunk {number}", self._done)
 
     def finish(self, outcome: str) -> None:
         self._done += 1
@@ -118,8 +124,9 @@ class Lines:
 
     def _say(self, text: str, done: float) -> None:
         self._spoke = time.monotonic()
-        left = (self._spoke - self._began) / done * (self._num_trials - done)
-        line = f"[{self._done}/{self._num_trials}] {text}; {clock(left)} left"
+        line = f"[{self._done}/{self._num_trials}] {text}"
+        if done:
+            line += f"; {clock((self._spoke - self._began) / done * (self._num_trials - done))} left"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

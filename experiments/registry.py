@@ -5,25 +5,33 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import json
+import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from policies import BeamSearch, BestOfN, BestOfNPerChunk, Greedy, StreamT1
+from experiments.ablations import ABLATIONS
+from policies import BeamSearch, BestOfN, BestOfNPerChunk, Greedy, PreviewPruning, StreamT1
 from searchkit.types import Policy
 
-POLICIES: Mapping[str, type[Policy]] = {
+# What a name stands for: a class at its defaults, or a function that returns other options of a class.
+Start = Callable[[], Policy]
+
+POLICIES: Mapping[str, Start] = {
     "greedy": Greedy,
     "best-of-n": BestOfN,
     "best-of-n-per-chunk": BestOfNPerChunk,
     "beam-search": BeamSearch,
+    "preview-pruning": PreviewPruning,
     "stream-t1": StreamT1,
+    **ABLATIONS,
 }
 
 
-def policy_class(name: str) -> type[Policy]:
-    """Returns the policy of a name: a built-in one, or a user's own as `module:ClassName`.
+def policy_start(name: str) -> Start:
+    """Returns what makes the policy of a name: a built-in one, or a user's own as `module:ClassName`.
 
     Raises:
         ValueError: the name is unknown, does not import, or is no frozen dataclass with `__call__`.
@@ -36,17 +44,14 @@ def policy_class(name: str) -> type[Policy]:
 
 
 def policy_name(policy: Policy) -> str:
-    """Returns the name by which the command line knows a policy."""
-    own = type(policy)
-    names = (name for name, known in POLICIES.items() if known is own)
-    return next(names, f"{own.__module__}:{own.__qualname__}")
+    """Returns the name that says most of a policy: of those of its class, the one with the fewest other options."""
+    return _named(policy)[0]
 
 
 def policy_label(policy: Policy) -> str:
-    """Returns the policy's name and the options that are not at their defaults."""
-    defaults = _default_options(type(policy))
-    changed = [f"{name}={value}" for name, value in flat(policy).items() if defaults.get(name) != value]
-    return f"{policy_name(policy)} ({', '.join(changed)})" if changed and defaults else policy_name(policy)
+    """Returns the policy's name and the options that differ from the name's."""
+    name, others = _named(policy)
+    return f"{name} ({', '.join(f'{option}={value}' for option, value in others.items())})" if others else name
 
 
 def flat(options: Any, prefix: str = "") -> dict[str, Any]:
@@ -58,18 +63,44 @@ def flat(options: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns flat options as values for JSON, which knows no infinities: these become words."""
+    finite = {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in options.items()
+    }
+    values: dict[str, Any] = json.loads(json.dumps(finite, default=str))
+    return values
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns ": the nearest is ..., of ..." for the message of an unknown name."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     return f": the nearest is {close[0]!r}, of {', '.join(known)}"
 
 
-def _default_options(policy: type[Any]) -> dict[str, Any]:
-    """Returns a policy's default options, or none if some option has no default."""
+def _named(policy: Policy) -> tuple[str, dict[str, Any]]:
+    """Returns the name with the fewest options that differ from the policy's, the first of equals, and those."""
+    options = flat(policy)
+    differing = {
+        name: {option: value for option, value in options.items() if option not in start or start[option] != value}
+        for name, start in _starting_options(type(policy)).items()
+    }
+    name = min(differing, key=lambda name: len(differing[name]))
+    return name, differing[name]
+
+
+def _starting_options(own: type[Any]) -> dict[str, dict[str, Any]]:
+    """Returns the options that names of a class stand for; a class of the user's own has one name."""
+    named = [(name, start()) for name, start in POLICIES.items()]
+    known = {name: flat(policy) for name, policy in named if type(policy) is own}
+    if known:
+        return known
     try:
-        return flat(policy())
-    except TypeError:
-        return {}
+        defaults = flat(own())
+    except TypeError:  # some option has no default
+        defaults = {}
+    return {f"{own.__module__}:{own.__qualname__}": defaults}
 
 
 def _import(name: str) -> type[Policy]:

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import Experiment, Trial
-from experiments.registry import flat, policy_name
+from experiments.registry import flat, plain, policy_name
 from experiments.trials import Outcome, Point, Result
 from searchkit.cost import Cost
 
 MARKER = "experiment.json"
-FORMAT = 1  # of the folder
+FORMAT = 2  # of the folder
 ROOT = Path(__file__).parents[1]
 CODE = ("searchkit", "envs/shapes")  # with the policy's own file, all code that a result depends on
 
@@ -108,7 +108,7 @@ class Folder:
         return {
             "trial": one.folder.name,
             "policy": result.label,
-            "options": json.dumps(flat(one.trial.policy), default=str),
+            "options": json.dumps(plain(flat(one.trial.policy))),
             "prompt": result.prompt,
             "seed": result.seed,
             "num_chunks": len(result.curve),
@@ -129,7 +129,7 @@ class Folder:
             "model": self._model_checksum,
             "code": _code_hash(type(trial.policy)),
             "policy": policy_name(trial.policy),
-            "options": json.loads(json.dumps(flat(trial.policy), default=str)),
+            "options": plain(flat(trial.policy)),
             "prompt": trial.prompt,
             "seed": trial.seed,
             **settings,
@@ -199,6 +199,7 @@ def _candidate_rows(outcome: Outcome, trial: str) -> list[dict[str, Any]]:
             "long": record.scores.long,
             "fused": record.fused,
             "kept": record.kept,
+            "pruned_after": record.pruned_after,
             "chosen": record.lineage == outcome.chosen[: len(record.lineage)],
             "lineage": [action.seed for action in record.lineage],
             "passes": record.cost.passes,
@@ -210,10 +211,13 @@ def _candidate_rows(outcome: Outcome, trial: str) -> list[dict[str, Any]]:
 
 
 def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows as a table; a column without any value is one of integers, so that tables of trials fit together."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    table = pa.Table.from_pylist(list(rows))
+    types = [pa.field(field.name, pa.int64()) if pa.types.is_null(field.type) else field for field in table.schema]
+    pq.write_table(table.cast(pa.schema(types)), path)
 
 
 @functools.cache

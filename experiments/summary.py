@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Callable, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -13,6 +15,7 @@ from rich.table import Table
 from experiments.trials import MEASURES, TRUTH, Result
 
 REFERENCE = "greedy"  # the 1x of multiples, and what others are paired with
+COLUMN_WIDTH = 17  # wide enough for the words of policies' names and for the cells
 
 
 class Row(NamedTuple):
@@ -52,28 +55,46 @@ def multiples(results: Sequence[Result]) -> dict[str, float]:
 
 
 def print_summary(console: Console, results: Sequence[Result]) -> None:
-    """Prints the table, the winners, and nothing if there are no results."""
+    """Prints the table, in parts where it is too wide, and the winners; nothing if there are no results."""
     groups = by_policy(results)
     if not groups:
         return
     count = max(len(group) for group in groups.values())
-    table = Table("", *map(escape, groups))
-    for column in table.columns[1:]:
-        column.justify, column.overflow = "right", "fold"
-    for row in ROWS:
-        table.add_row(row.name, *_cells(row, groups), end_section=row.name in ("search reward", TRUTH, MEASURES[-1]))
-        if row.name == "passes" and (times := multiples(results)):
-            table.add_row("  times greedy", *(f"{times[label]:.2f}x" for label in groups))
     spread = "Mean ± standard deviation over the" if count > 1 else "The"
     console.print(
         f"\n{spread} {count} trial{'s' if count > 1 else ''} of each policy; no policy sees the measures, "
         "whose mean is truth.",
         highlight=False,
     )
-    console.print(table)
+    tables = math.ceil(len(groups) / max(1, console.width // COLUMN_WIDTH - 1))
+    size = math.ceil(len(groups) / tables)
+    for first in range(0, len(groups), size):
+        console.print(_table(results, list(groups)[first : first + size]))
     if len(groups) > 1:
         for row in ROWS[:2]:
             console.print(_verdict(row, results), highlight=False)
+
+
+def _table(results: Sequence[Result], labels: Sequence[str]) -> Table:
+    """Returns the part of the table that is about some policies."""
+    groups = by_policy(results)
+    table = Table("", *(escape(_title(label)) for label in labels))
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify, column.overflow = "right", "fold"
+    for row in ROWS:
+        cells = dict(zip(groups, _cells(row, groups), strict=True))
+        is_last = row.name in ("search reward", TRUTH, MEASURES[-1])
+        table.add_row(row.name, *(cells[label] for label in labels), end_section=is_last)
+        if row.name == "passes" and (times := multiples(results)):
+            table.add_row("  times greedy", *(f"{times[label]:.2f}x" for label in labels))
+    return table
+
+
+def _title(label: str) -> str:
+    """Returns a label in lines that fit a column, broken at hyphens and blanks."""
+    lines = textwrap.wrap(label.replace("-", "- "), COLUMN_WIDTH - 3, break_long_words=False)
+    return "\n".join(line.replace("- ", "-") for line in lines)
 
 
 def _cells(row: Row, groups: dict[str, list[Result]]) -> list[str]:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 from experiments.config import Experiment
-from experiments.registry import flat, policy_name
+from experiments.registry import flat, plain, policy_name
 from experiments.results import Finished
 from experiments.summary import ROWS
 
@@ -92,7 +92,7 @@ class Tracking:
             "config": {
                 **self._experiment.describe(),
                 "policy": policy_name(one.trial.policy),
-                **{f"policy.{name}": value for name, value in flat(one.trial.policy).items()},
+                **{f"policy.{name}": value for name, value in plain(flat(one.trial.policy)).items()},
             },
             "reinit": "create_new",
             "settings": wandb.Settings(

@@ -73,6 +73,7 @@ def make_stream(experiment: Experiment, prompt: str) -> Stream:
         prompt,
         horizon=experiment.num_chunks,
         long_window=experiment.long_window,
+        decoding=experiment.decoding,
         memory=experiment.memory,
         deterministic=experiment.deterministic,
     )

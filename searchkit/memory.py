@@ -145,6 +145,11 @@ class MemoryConfig:
         """Whole chunks of the window between the sink and the current chunk."""
         return (self.window_frames - self.sink_frames - self.chunk_frames) // self.chunk_frames
 
+    @property
+    def max_attended_frames(self) -> int:
+        """Frames attended once the sinks are full."""
+        return self.window_frames - self.sink_frames + self.max_sink_frames
+
 
 @dataclass(frozen=True, eq=False)
 class Memory:

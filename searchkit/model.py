@@ -49,6 +49,9 @@ class VideoModel:
         checksum: of the weights, so that results can name what made them.
         max_batch: most rows in one call of the network; 1 makes results independent of the grouping.
         prefix_budget: bytes of prefixes that a level may hold at once; parents that do not fit take turns.
+
+    Raises:
+        ValueError: what is attended reaches beyond the rotary table.
     """
 
     engine: CausalWan
@@ -61,6 +64,14 @@ class VideoModel:
     checksum: str
     max_batch: int = 16
     prefix_budget: int = 2**28
+
+    def __post_init__(self) -> None:
+        attended, limit = self.memory.max_attended_frames, self.engine.num_positions
+        if self.memory.positions == "window" and attended > limit:
+            raise ValueError(
+                f"memory must attend to at most {limit} latent frames, where the rotary table ends, got {attended} "
+                f"(window_frames - sink_frames + max_sink_frames)"
+            )
 
     @property
     def chunk_shape(self) -> tuple[int, int, int, int]:

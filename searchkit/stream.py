@@ -9,12 +9,13 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import torch
 
 from searchkit.cost import Cost
-from searchkit.memory import Block, Memory, averaged, evicts, make_room
+from searchkit.decoding import DECODERS, Decoded, Decoding
+from searchkit.memory import Average, Block, Memory, averaged, evicts, make_room
 from searchkit.model import Place, VideoModel
 from searchkit.noise import derive_seed, draw, propagate
 from searchkit.rewards import Scorer, View
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from searchkit.backbones.wan import Prefix
-
-Decoding = Literal["streamed", "cold"]
 
 
 class Draft(NamedTuple):
@@ -44,15 +43,6 @@ class Draft(NamedTuple):
     x0: Tensor | None
     passes_done: int
     cost: Cost
-
-
-class _Decoded(NamedTuple):
-    """What a candidate's latents became: what the scorer sees, and what the state that has them holds."""
-
-    view: View
-    frames: tuple[Tensor, ...]
-    cache: Any
-    num_latent_frames: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,28 +99,45 @@ class Stream:
             ValueError: an action that the stream cannot take.
         """
         turns = self._turns(requests)
+        if len(turns) > 1:
+            return self._expand_in_turns(requests, turns)
+        return self.finish(self.advance(self.start(requests)))
+
+    def _expand_in_turns(
+        self, requests: Sequence[Request[StreamState]], turns: Sequence[Sequence[int]]
+    ) -> list[Child[StreamState]]:
+        """Returns the children, made so that no prefix outlives its turn."""
+        for request in requests:
+            _drop_prefix(request.state)
         children: dict[int, Child[StreamState]] = {}
+        average = functools.cache(averaged)
         for rows in turns:
             others = [child.state.memory for child in children.values()]
             others += [request.state.memory_after for request in requests]
-            drafts = self._start([requests[row] for row in rows], others)
+            drafts = self._start([requests[row] for row in rows], others, average)
             children |= zip(rows, self.finish(self.advance(drafts)), strict=True)
-            if len(turns) > 1:
-                for row in rows:
-                    _drop_prefix(children[row].state)
+            del drafts  # before the next turn: they hold this one's prefixes
+            for row in rows:
+                _drop_prefix(children[row].state)
         return [children[row] for row in range(len(requests))]
 
     def start(self, requests: Sequence[Request[StreamState]]) -> list[Draft]:
-        """Returns drafts that are still pure noise, with memory routed and prefixes assembled."""
-        return self._start(requests, others=())
+        """Returns drafts that are still pure noise, with memory routed and all prefixes assembled at once."""
+        return self._start(requests, (), functools.cache(averaged))
 
     @torch.no_grad()
-    def _start(self, requests: Sequence[Request[StreamState]], others: Sequence[Memory]) -> list[Draft]:
-        """Does what `start` does; `others` are memories that stay alive meanwhile, for the account."""
-        began = time.perf_counter()
+    def _start(
+        self, requests: Sequence[Request[StreamState]], others: Sequence[Memory], average: Average
+    ) -> list[Draft]:
+        """Does what `start` does.
+
+        Args:
+            others: memories that stay alive meanwhile, for the account.
+            average: caches, so that beams which average the same blocks share the result.
+        """
+        began = now()
         parents = list(dict.fromkeys(request.state for request in requests))
         filled = self._fill(parents, others)
-        average = functools.cache(averaged)  # beams that average the same blocks share the result
         branches: dict[tuple[StreamState, Route], tuple[Memory, Prefix]] = {}
         for request in requests:
             branch = _branch(request)
@@ -138,7 +145,7 @@ class Stream:
                 memory = make_room(branch[0].memory_after, branch[1], self.model.memory, average)
                 branches[branch] = memory, self.model.assemble(memory)
         memories, prefixes = zip(*branches.values(), strict=True)
-        cost = Cost(prefixes=len(branches), seconds_generate=time.perf_counter() - began)
+        cost = Cost(prefixes=len(branches), seconds_generate=now() - began)
         cost += filled + _peak([*others, *(parent.memory_after for parent in parents), *memories], prefixes)
         share = cost.share(len(requests))
         drafts = []
@@ -166,15 +173,15 @@ class Stream:
             raise ValueError(f"passes must be from 0 to {sampler.num_passes - first}, those left, got {passes}")
         places = [self._place(draft) for draft in drafts]
         for k in range(first, last):
-            began = time.perf_counter()
+            began = now()
             flows, calls = self.model.denoise([draft.x for draft in drafts], places, k)
             steps = [
                 sampler.step(draft.x, flow, k, draft.noises[k + 1] if k < sampler.num_renoise else None)
                 for draft, flow in zip(drafts, flows, strict=True)
             ]
-            spent = Cost(
-                denoise_passes=len(drafts), denoise_calls=calls, seconds_generate=time.perf_counter() - began
-            ).share(len(drafts))
+            spent = Cost(denoise_passes=len(drafts), denoise_calls=calls, seconds_generate=now() - began).share(
+                len(drafts)
+            )
             drafts = [
                 draft._replace(x=step.x_next, x0=step.x0, passes_done=k + 1, cost=draft.cost + spent)
                 for draft, step in zip(drafts, steps, strict=True)
@@ -221,15 +228,15 @@ class Stream:
     def _score_whole(self, state: StreamState) -> Whole:
         if 0 < state.chunk <= self.long_window:
             return Whole(state.scores[-1].long, Cost())
-        began = time.perf_counter()
+        began = now()
         video = state.decode()
-        decoding = time.perf_counter() - began
+        decoding = now() - began
         score = self.scorer.score_whole([View(state.prompt.text, state.latents, video, video[-1])])[0]
         cost = Cost(
             latent_frames_decoded=state.chunk * self.model.memory.chunk_frames,
             frames_scored=sum(map(len, video)),
             seconds_decode=decoding,
-            seconds_score=time.perf_counter() - began - decoding,
+            seconds_score=now() - began - decoding,
         )
         return Whole(score, cost)
 
@@ -268,11 +275,11 @@ class Stream:
     @torch.no_grad()
     def _decode_and_score(
         self, drafts: Sequence[Draft], latents: Sequence[Tensor]
-    ) -> tuple[list[_Decoded], list[Scores], Cost]:
+    ) -> tuple[list[Decoded], list[Scores], Cost]:
         """Returns what candidates with these latents `[T, C, h, w]` look like and score, and each one's cost."""
-        began = time.perf_counter()
-        decoded = (self._streamed if self.decoding == "streamed" else self._cold)(drafts, latents)
-        decoding = time.perf_counter() - began
+        began = now()
+        decoded = DECODERS[self.decoding]([draft.request.state for draft in drafts], latents, self.long_window)
+        decoding = now() - began
         # In the model's batches, so that a limit of 1 makes scores independent of the grouping, too.
         most, views = self.model.max_batch, [one.view for one in decoded]
         scores = [
@@ -282,40 +289,15 @@ class Stream:
             latent_frames_decoded=sum(one.num_latent_frames for one in decoded),
             frames_scored=sum(len(frames) for view in views for frames in (view.newest, *view.window)),
             seconds_decode=decoding,
-            seconds_score=time.perf_counter() - began - decoding,
+            seconds_score=now() - began - decoding,
         )
         return decoded, scores, spent.share(len(drafts))
-
-    def _streamed(self, drafts: Sequence[Draft], latents: Sequence[Tensor]) -> list[_Decoded]:
-        parents = [draft.request.state for draft in drafts]
-        pieces, caches = self.model.decode(latents, [state.decoder_cache for state in parents])
-        decoded = []
-        for parent, newest, piece, cache in zip(parents, latents, pieces, caches, strict=True):
-            window = (*parent.frames, piece)[-self.long_window :]
-            view = View(parent.prompt.text, _window(parent, newest, len(window)), window, piece)
-            decoded.append(_Decoded(view, window, cache, len(newest)))
-        return decoded
-
-    def _cold(self, drafts: Sequence[Draft], latents: Sequence[Tensor]) -> list[_Decoded]:
-        parents = [draft.request.state for draft in drafts]
-        windows = [_window(parent, newest, self.long_window) for parent, newest in zip(parents, latents, strict=True)]
-        nothing = [None] * len(drafts)
-        pieces, _ = self.model.decode(latents, nothing)
-        wholes, _ = self.model.decode([torch.cat(window) for window in windows], nothing)
-        return [
-            _Decoded(
-                View(parent.prompt.text, window, (whole,), piece), (), None, (1 + len(window)) * len(piece_latents)
-            )
-            for parent, window, whole, piece, piece_latents in zip(
-                parents, windows, wholes, pieces, latents, strict=True
-            )
-        ]
 
     def _place(self, draft: Draft) -> Place:
         state = draft.request.state
         return self.model.place(state.chunk, draft.memory, draft.prefix, state.prompt)
 
-    def _state(self, draft: Draft, decoded: _Decoded, scores: Scores) -> StreamState:
+    def _state(self, draft: Draft, decoded: Decoded, scores: Scores) -> StreamState:
         parent = draft.request.state
         block = Block(parent.chunk * self.model.memory.chunk_frames, self.model.memory.chunk_frames)
         return replace(
@@ -330,6 +312,13 @@ class Stream:
         )
 
 
+def now() -> float:
+    """Returns a time in seconds at which the device has done all that it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def _branch(request: Request[StreamState]) -> tuple[StreamState, Route]:
     """Returns the parent and the route in effect, by which siblings share a prefix: DISCARD where nothing leaves."""
     state, action = request
@@ -340,12 +329,6 @@ def _branch(request: Request[StreamState]) -> tuple[StreamState, Route]:
 def _drop_prefix(state: StreamState) -> None:
     if state.slot is not None:
         state.slot.prefix = None
-
-
-def _window(parent: StreamState, newest: Tensor, count: int) -> tuple[Tensor, ...]:
-    """Returns the latents of the last `count` chunks, oldest first, of a candidate with the newest ones."""
-    earlier = [chunk.latents for chunk, _ in zip(parent.chunks(), range(count - 1), strict=False)]
-    return (*reversed(earlier), newest)
 
 
 def _peak(memories: Sequence[Memory], prefixes: Sequence[Prefix]) -> Cost:

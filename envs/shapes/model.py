@@ -15,6 +15,7 @@ from envs.shapes.rewards import ImageReward, VideoReward
 from envs.shapes.world import FPS, SIZE, Caption
 from searchkit.backbones.sampler import Sampler
 from searchkit.backbones.wan import CausalWan
+from searchkit.decoding import Decoding
 from searchkit.memory import MemoryConfig
 from searchkit.model import VideoModel
 from searchkit.rewards import RewardScorer
@@ -129,6 +130,7 @@ def make_stream(
     *,
     horizon: int | None = 7,
     long_window: int = 10,
+    decoding: Decoding = "streamed",
     memory: MemoryConfig = MemoryConfig(),
     deterministic: bool = False,
 ) -> Stream:
@@ -137,11 +139,21 @@ def make_stream(
     Args:
         horizon: chunks to make (7 are 5 s); None for a stream without end.
         long_window: chunks that the long score sees.
+        decoding: what scores see, see `Stream`.
+        memory: its sizes; streams without end need positions "window".
         deterministic: run candidates one at a time, so that results do not depend on how they are grouped.
 
     Raises:
-        ValueError: the prompt is not in the shapes grammar, or weights are missing or damaged.
+        ValueError: the prompt is not in the shapes grammar, an option is out of range, or weights are missing or
+            damaged.
     """
     Caption.parse(prompt)
     model = load_model(memory=memory, max_batch=1) if deterministic else load_model(memory=memory)
-    return Stream(model=model, scorer=load_scorer(), prompt=prompt, horizon=horizon, long_window=long_window)
+    return Stream(
+        model=model,
+        scorer=load_scorer(),
+        prompt=prompt,
+        horizon=horizon,
+        long_window=long_window,
+        decoding=decoding,
+    )

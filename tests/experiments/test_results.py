@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 
@@ -9,14 +10,15 @@ import duckdb
 import numpy as np
 import pytest
 
+from experiments.ablations import ABLATIONS
 from experiments.config import Experiment, Trial
 from experiments.pictures import NUM_TIMES, contact_sheet, side_by_side
 from experiments.results import Finished, Folder, claim, default_path
 from experiments.run import main
 from experiments.trials import Outcome, Point, Result
-from policies import BeamSearch, BestOfNPerChunk, Greedy
+from policies import BeamSearch, BestOfNPerChunk, Greedy, PreviewPruning, StreamT1
 from searchkit.cost import Cost
-from searchkit.fusion import Fusion
+from searchkit.fusion import Fusion, RewardRouting
 from searchkit.types import Action, Record, Route, Scores
 from searchkit.video import read_video
 
@@ -34,7 +36,7 @@ def _make_action(seed: int) -> Action:
 
 
 def _make_outcome(trial: Trial) -> Outcome:
-    """Two chunks of two candidates each; the second candidate of each was chosen."""
+    """Two chunks of two candidates each; the second candidate of each was chosen, PreviewPruning's first given up."""
     records = tuple(
         Record(
             chunk=chunk,
@@ -44,6 +46,7 @@ def _make_outcome(trial: Trial) -> Outcome:
             fused=0.15 * seed,
             kept=seed == 2,
             cost=Cost(denoise_passes=4.0, seconds_generate=0.5, peak_bytes=10),
+            pruned_after=2 if seed == 1 and isinstance(trial.policy, PreviewPruning) else None,
         )
         for chunk in range(2)
         for seed in (1, 2)
@@ -98,10 +101,25 @@ def test_place_depends_on_all_that_determines_a_result(tmp_path):
     folder = Folder(tmp_path, EXPERIMENT, model_checksum="weights")
     places = [folder.place(trial), *map(folder.place, others)]
     places.append(Folder(tmp_path, EXPERIMENT, model_checksum="others").place(trial))
-    for change in ({"num_chunks": 3}, {"long_window": 2}, {"max_passes": 9.0}, {"deterministic": True}):
+    for change in (
+        {"num_chunks": 3},
+        {"long_window": 2},
+        {"max_passes": 9.0},
+        {"deterministic": True},
+        {"decoding": "cold"},
+    ):
         changed = dataclasses.replace(EXPERIMENT, **change)
         places.append(Folder(tmp_path, changed, model_checksum="weights").place(trial))
     assert len(set(places)) == len(places)
+
+
+def test_variants_have_places_of_their_own_and_equal_policies_the_same(tmp_path):
+    folder = Folder(tmp_path, EXPERIMENT, model_checksum="weights")
+    policies = [StreamT1(), *(start() for start in ABLATIONS.values()), StreamT1(noise_correlation=0.0, beam_width=3)]
+    places = [folder.place(Trial(policy, PROMPT, 0)) for policy in policies]
+    assert len(set(places)) == len(places)
+    same = StreamT1(routing=RewardRouting(short_threshold=math.inf))
+    assert folder.place(Trial(same, PROMPT, 0)) == places[policies.index(same)]
 
 
 def test_place_does_not_depend_on_the_experiment_around_a_trial(tmp_path):
@@ -123,6 +141,31 @@ def test_tables_have_a_row_a_trial_and_a_row_a_candidate(tmp_path):
     first = dict(zip(columns, row[0], strict=True))
     assert (first["reward"], first["truth"], first["passes"], first["num_chunks"]) == (1.5, 0.4, 16.0, 2)
     assert (tmp_path / "x" / first["video"]).exists()
+
+
+def test_candidates_given_up_are_told_apart_in_one_table(tmp_path):
+    experiment = dataclasses.replace(EXPERIMENT, seeds=(0,), policies=(Greedy(), PreviewPruning(), BeamSearch()))
+    folder = _make_folder(tmp_path / "x", experiment)
+    _, candidates = folder.write_tables([_store(folder, trial) for trial in experiment.trials])
+    query = f"select candidate_seed, pruned_after from '{candidates}' where pruned_after is not null"
+    assert duckdb.sql(query).fetchall() == [(1, 2), (1, 2)]
+    types = {row[0]: row[1] for row in duckdb.sql(f"describe '{candidates}'").fetchall()}
+    assert types["pruned_after"] == "BIGINT"
+    assert {"denoise_calls", "clean_calls", "peak_block_bytes", "peak_prefix_bytes"} <= types.keys()
+
+
+def test_trial_is_strict_json_even_with_infinite_options(tmp_path):
+    def _refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    policy = ABLATIONS["stream-t1-append-only"]()
+    experiment = dataclasses.replace(EXPERIMENT, policies=(policy,))
+    folder = _make_folder(tmp_path / "x", experiment)
+    one = _store(folder, experiment.trials[0])
+    stored = json.loads((one.folder / "trial.json").read_text(), parse_constant=_refuse)
+    assert stored["identity"]["policy"] == "stream-t1-append-only"
+    assert stored["identity"]["options"]["routing.long-threshold"] == "-inf"
+    assert folder.find(experiment.trials[0]) == one
 
 
 def test_folder_of_another_experiment_is_refused(tmp_path):
@@ -181,6 +224,18 @@ def test_stored_trials_of_a_command_can_be_read_back(small_world):
     rewards = duckdb.sql("select policy, reward, truth, identity, passes from 'x/results.parquet'").fetchall()
     assert [row[0] for row in rewards] == ["greedy", "best-of-n-per-chunk"]
     assert all(0.0 <= row[2] <= 1.0 for row in rewards)
+
+
+def test_command_stores_what_previews_gave_up(small_world):
+    policies = ["--policies", "greedy", "preview-pruning", "--budget", "2x"]
+    assert main(["--prompts", PROMPT, "--num-chunks", "2", *policies, "--out", "x"]) == 0
+    query = "select policy, pruned_after, count(*), sum(denoise_passes) from 'x/candidates.parquet' group by all"
+    rows = sorted(duckdb.sql(query).fetchall(), key=str)
+    assert rows == [
+        ("greedy", None, 2, 8.0),
+        ("preview-pruning (children=2)", 2, 2, 4.0),
+        ("preview-pruning (children=2)", None, 2, 8.0),
+    ]
 
 
 def test_damaged_trial_is_named(tmp_path):

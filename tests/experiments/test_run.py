@@ -6,18 +6,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+import searchkit.decoding
 from envs.shapes import model
 from envs.shapes.rewards import VideoReward
 from envs.shapes.world import Caption, is_held_out
+from experiments.ablations import ABLATIONS
 from experiments.arguments import parse
 from experiments.config import Experiment, with_prompts
-from experiments.presets import PRESETS
-from experiments.registry import POLICIES
+from experiments.presets import PRESETS, preset
+from experiments.registry import POLICIES, policy_label
 from experiments.run import main
-from policies import BeamSearch, Greedy, StreamT1
+from experiments.trials import make_stream
+from policies import BeamSearch, BestOfN, BestOfNPerChunk, Greedy, StreamT1
+from searchkit.memory import MemoryConfig
 from tests.experiments.conftest import forget_models, write_checksums
 
 PROMPT = "a fast red circle moving left on a sand background"
@@ -64,13 +69,47 @@ def _refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_no_arguments_mean_the_quick_preset():
     command = parse([])
     assert command.preset == "shapes-quick" and command.experiment == PRESETS["shapes-quick"]()
-    assert [type(policy) for policy in command.experiment.policies] == list(POLICIES.values())
+    assert command.experiment.policies == (Greedy(), BestOfN(), BestOfNPerChunk(), BeamSearch(), StreamT1())
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_use_prompts_that_training_never_showed(name):
     prompts = PRESETS[name]().prompts
     assert all(is_held_out(Caption.parse(prompt)) for prompt in prompts)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_policys_name_is_a_preset_of_this_policy_alone(name):
+    experiment = preset(name)
+    assert [policy_label(policy) for policy in experiment.policies] == [name]
+    assert dataclasses.replace(experiment, policies=PRESETS["shapes-quick"]().policies) == PRESETS["shapes-quick"]()
+
+
+def test_preset_of_the_release_differs_from_the_papers_by_data():
+    paper, released = PRESETS["stream-t1"](), PRESETS["stream-t1-released"]()
+    (policy,) = released.policies
+    assert paper.policies == (StreamT1(),) and paper.decoding == "streamed"
+    assert released == dataclasses.replace(paper, decoding="cold", policies=(policy,))
+    assert policy_label(policy) == "stream-t1 (routing.window=None, seeds=counted)"
+
+
+def test_preset_of_ablations_compares_all_of_them_on_the_same_prompts():
+    experiment = PRESETS["ablations"]()
+    assert [policy_label(policy) for policy in experiment.policies] == ["greedy", "stream-t1", *ABLATIONS]
+    assert experiment.prompts == PRESETS["shapes-quick"]().prompts
+
+
+def test_options_of_a_variant_start_from_its_own():
+    line = "--policy stream-t1-without-memory --policy.beam-width 3"
+    (policy,) = parse(line.split()).experiment.policies
+    assert policy == dataclasses.replace(POLICIES["stream-t1-without-memory"](), beam_width=3)
+    assert policy_label(policy) == "stream-t1-without-memory (beam-width=3)"
+
+
+def test_every_decoding_reaches_the_stream(small_world):
+    for decoding in get_args(searchkit.decoding.Decoding):
+        experiment = parse(["--decoding", decoding]).experiment
+        assert make_stream(experiment, PROMPT).decoding == decoding
 
 
 def test_options_of_one_policy_are_typed():
@@ -107,6 +146,20 @@ def test_help_names_every_option_quickly_and_without_torch():
     options = {f"--{name.replace('_', '-')}" for name in ("num_chunks", "seeds", "prompts", "max_passes", "wandb")}
     options |= {"--policy.noise-correlation", "--policy.beam-width", "--policy.fusion.short-cap", "--memory.ema-decay"}
     assert all(option in run.stdout for option in options)
+    assert all(f"\n  {name} " in run.stdout for name in (*PRESETS, *POLICIES))
+    panels = [line for line in run.stdout.splitlines() if line.startswith("--policy ")]
+    assert panels == [
+        *(f"--policy {name}" for name in ("best-of-n", "best-of-n-per-chunk", "beam-search", "preview-pruning")),
+        "--policy stream-t1, and its variants",
+    ]
+
+
+def test_help_of_a_variant_shows_its_own_options(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--policy", "stream-t1-short-only", "--help"])
+    printed = capsys.readouterr().out
+    assert "(default: 1.0)" in printed.partition("--policy.fusion.short-cap")[2][:200]
+    assert "averaged into the sink" in " ".join(printed.split())  # the lists of names are there, too
 
 
 def test_command_compares_policies_and_prints_where_everything_is(small_world, capsys):
@@ -158,6 +211,22 @@ def test_budget_ends_a_search_early(small_world):
     assert len(json.loads(trial.read_text())["result"]["curve"]) == 1
 
 
+def test_stream_without_end_stops_when_its_passes_are_spent(small_world, capsys):
+    line = ["--prompts", PROMPT, "--policies", "greedy", "stream-t1", "--out", "x", "--max-passes", "42"]
+    assert main([*line, "--num-chunks", "none", "--memory.positions", "window"]) == 0
+    lengths = [len(json.loads(file.read_text())["result"]["curve"]) for file in Path("x/trials").glob("*/trial.json")]
+    assert sorted(lengths) == [3, 9]  # 4 passes a candidate, and clean ones between
+    assert "[2/2] stream-t1, seed 0" in capsys.readouterr().out
+
+
+def test_positions_of_the_window_have_no_longest_stream():
+    prompts, policies = (PROMPT,), (Greedy(),)
+    with pytest.raises(ValueError, match=r"num_chunks must make .*--memory\.positions window"):
+        Experiment(prompts=prompts, policies=policies, num_chunks=342)
+    window = MemoryConfig(positions="window")
+    assert Experiment(prompts=prompts, policies=policies, num_chunks=342, memory=window).num_chunks == 342
+
+
 def test_three_lines_of_python_search_a_prompt(small_world):
     output = StreamT1()(model.make_stream(PROMPT, horizon=2), seed=0)
     assert output.best.video.shape == (21, 3, 64, 64) and output.cost.passes > 0
@@ -180,6 +249,14 @@ def test_three_lines_of_python_search_a_prompt(small_world):
         ("--num-chunks 0", ("num_chunks must be at least 1",)),
         ("--num-chunks 4000", ("num_chunks must make from 3 to 1024",)),
         ("--num-chunks many", ("--num-chunks",)),
+        ("--num-chunks none", ("num_chunks none", "max_passes or max_seconds")),
+        ("--num-chunks none --max-passes 9", ("num_chunks none", "--memory.positions window", "got stream")),
+        ("--decoding warm", ("--decoding", "warm")),
+        ("--long-window 0", ("long_window must be at least 1",)),
+        ("--budget 0x", ("--budget", "'0x'", "such as 4x")),
+        ("--budget", ("--budget", "such as 4x")),
+        ("--policy stream-t1-without-memroy", ("nearest is 'stream-t1-without-memory'",)),
+        ("--preset ablation", ("nearest is 'ablations'",)),
         ("--seeds", ("seeds must not be empty",)),
         ("--seeds -1", ("seeds must be from 0",)),
         ("--max-passes 0", ("max_passes must be above 0",)),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from experiments.verify import main, verify
+from experiments.verify.__main__ import main, verify
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -26,6 +26,42 @@ def test_released_runs_replay_within_the_tolerance(run, chunks):
     assert exact == {"noise", "re-noise draws", f"layout after each of {chunks} chunks"}
     assert {f"latents of chunk {n}" for n in range(chunks)} <= checks.keys()
     assert {"first flow", "final cache keys", "final cache values"} <= checks.keys()
+
+
+@pytest.mark.parametrize("run", ["beam_search", "beam_search_append", "beam_search_transition"])
+def test_released_beam_searches_replay_within_the_tolerance(run):
+    checks = {check.quantity: check for check in verify(GOLDEN / run, tolerance=2e-5)}
+    assert all(check.passed for check in checks.values()), checks
+    exact = {name for name, check in checks.items() if check.tolerance == 0.0}
+    assert exact == {
+        "number of candidates",
+        "seed of every candidate",
+        "noise of every candidate",
+        "gates",
+        "sink frames",
+        "appended sinks",
+        "kept beams, best first",
+        "final pick",
+    }
+    assert {"short score", "long score", "fused score", "final latents", "final score"} <= checks.keys() - exact
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "quantities"),
+    [
+        ("long_threshold", 0.2, {"gates", "appended sinks"}),
+        ("short_weight_cap", 0.1, {"fused score"}),
+        ("noise_correlation", 0.0, {"noise of every candidate"}),
+        ("seed", 42, {"seed of every candidate"}),
+        ("long_window_chunks", 2, {"long score"}),
+    ],
+)
+def test_beam_search_under_another_setting_is_found(setting, value, quantities, tmp_path):
+    path = _copy("beam_search_transition", tmp_path)
+    facts = json.loads(path.with_suffix(".json").read_text())
+    facts[setting] = value
+    path.with_suffix(".json").write_text(json.dumps(facts))
+    assert quantities <= {check.quantity for check in verify(path, tolerance=2e-5) if not check.passed}
 
 
 def test_verdict_is_printed_and_agreement_exits_quietly(capsys):

@@ -1,11 +1,13 @@
 """Seeds to noise, and noise from chunk to chunk."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchkit.noise import derive_seed, draw, propagate
+from searchkit.noise import counted_seed, derive_seed, draw, propagate
 
 SHAPE = (3, 16, 8, 8)
 seeds = st.integers(0, 2**62)
@@ -30,6 +32,24 @@ def test_derived_seeds_stay_what_they_were():
     """Recorded runs replay only while this holds."""
     assert derive_seed(0, (), 0) == 4467769355181330509
     assert derive_seed(1, (2, 3), 4) == 4870259398787313408
+
+
+@pytest.mark.parametrize(
+    ("chunk", "rank", "index", "seed"), [(0, 0, 0, 7), (0, 0, 5, 12), (1, 0, 1, 1008), (2, 1, 3, 2110), (6, 3, 9, 6316)]
+)
+def test_counted_seeds_are_those_of_the_release(chunk: int, rank: int, index: int, seed: int):
+    assert counted_seed(7, chunk=chunk, rank=rank, index=index) == seed
+
+
+@given(st.integers(0, 10**6), st.integers(0, 50))
+def test_counted_seeds_of_a_trial_differ_among_ten_beams_of_a_hundred_children(trial_seed: int, chunk: int):
+    places = [(chunk + later, rank, index) for later in (0, 1) for rank in range(10) for index in range(100)]
+    seeds = {counted_seed(trial_seed, chunk=chunk, rank=rank, index=index) for chunk, rank, index in places}
+    assert len(seeds) == len(places)
+
+
+def test_counted_seeds_come_back_in_another_trial():
+    assert counted_seed(1000, chunk=0, rank=0, index=1) == counted_seed(0, chunk=1, rank=0, index=1)
 
 
 def test_same_seed_draws_the_same_noise():
@@ -57,6 +77,15 @@ def test_propagated_noise_has_unit_variance_and_the_correlation_asked_for(correl
         noise = propagate(previous, fresh, correlation)
         assert float(noise.std()) == pytest.approx(1.0, abs=0.02)
         assert float((noise * previous).mean()) == pytest.approx(correlation, abs=0.02)
+
+
+@pytest.mark.parametrize(("correlation", "deviation"), [(-0.1, 0.895), (0.0, 1.0), (0.5, 1.366)])
+def test_noise_that_returns_loses_or_gains_deviation(correlation: float, deviation: float):
+    """Where a seed is used again, the fresh noise is not independent of the last chunk's."""
+    [noise] = draw(3, SHAPE, count=1)
+    again = propagate(noise, draw(3, SHAPE, count=1)[0], correlation)
+    torch.testing.assert_close(again, (correlation + math.sqrt(1.0 - correlation**2)) * noise)
+    assert float(again.std() / noise.std()) == pytest.approx(deviation, abs=1e-3)
 
 
 def test_first_chunk_takes_fresh_noise():

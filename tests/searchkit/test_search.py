@@ -1,20 +1,23 @@
 """The search loop and the policies, on a problem whose scores come from the seeds alone."""
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from policies import BeamSearch, BestOfN, BestOfNPerChunk, Greedy, StreamT1
+from policies.stream_t1 import Pruning, Seeds
 from searchkit.cost import Cost, total
 from searchkit.fusion import Fusion, RewardRouting
-from searchkit.noise import derive_seed
+from searchkit.noise import derive_seed, draw
 from searchkit.pruning import keep_all, keep_best
 from searchkit.search import BudgetSpent, Level, Selection, search
 from searchkit.stream import Stream
-from searchkit.types import Action, Child, Policy, Request, Route, Scores, SearchOutput, Whole
+from searchkit.types import Action, Child, Policy, Record, Request, Route, Scores, SearchOutput, Whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +74,14 @@ def _found(output: SearchOutput[_Walk]) -> tuple[tuple[Action, ...], tuple[Score
     return output.best.actions, output.best.scores
 
 
-POLICIES: list[Policy] = [Greedy(), BestOfN(), BestOfNPerChunk(), BeamSearch(), StreamT1()]
+POLICIES: list[Policy] = [
+    Greedy(),
+    BestOfN(),
+    BestOfNPerChunk(),
+    BeamSearch(),
+    StreamT1(),
+    StreamT1(pruning="random", seeds="counted"),
+]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -143,15 +153,101 @@ def test_fused_scores_are_those_of_the_policys_fusion():
     assert all([r.fused] == fusion([r.scores], chunk=r.chunk, horizon=4) for r in output.records)
 
 
-def test_stream_t1_routes_by_the_scores_and_carries_noise_on():
+@pytest.mark.parametrize("pruning", ["reward", "random"])
+@pytest.mark.parametrize("seeds", ["own", "counted"])
+def test_stream_t1_routes_by_the_scores_and_carries_noise_on(pruning: Pruning, seeds: Seeds):
     routing = RewardRouting(long_threshold=0.0)
-    policy = StreamT1(noise_correlation=-0.2, routing=routing)
+    policy = StreamT1(noise_correlation=-0.2, routing=routing, pruning=pruning, seeds=seeds)
     problem = _Walks(horizon=6)
     output = policy(problem, seed=0)
     assert {record.action.correlation for record in output.records} == {-0.2}
     routes = [action.route for action in output.best.actions]
     assert routes[:3] == [Route.DISCARD] * 3
     assert routes == [routing(output.best.scores[:chunk], chunk - 2 if chunk > 2 else None) for chunk in range(6)]
+
+
+def _levels(output: SearchOutput[_Walk]) -> list[list[Record]]:
+    """The records of each chunk, in the order of the proposals."""
+    return [list(level) for _, level in itertools.groupby(output.records, key=lambda record: record.chunk)]
+
+
+@pytest.mark.parametrize(("beam_width", "children"), [(1, 1), (1, 4), (3, 1), (2, 2), (3, 4)])
+def test_counted_seeds_repeat_each_beams_last_and_count_up_by_chunk_rank_and_child(beam_width: int, children: int):
+    fusion = Fusion(short_cap=0.5)
+    output = StreamT1(beam_width=beam_width, children=children, fusion=fusion, seeds="counted")(_Walks(), seed=7000)
+    first, *later = _levels(output)
+    assert [record.action.seed for record in first] == [7000 + index for index in range(beam_width * children)]
+    for chunk, level in enumerate(later, 1):
+        for place, record in enumerate(level):
+            rank, child = divmod(place, children)
+            counted = 7000 + 1000 * chunk + 100 * rank + child
+            assert record.action.seed == (counted if child else record.lineage[-2].seed)
+
+
+def test_counted_seeds_rank_beams_by_their_fused_scores():
+    output = StreamT1(beam_width=3, children=2, seeds="counted")(_Walks(), seed=0)
+    for before, level in itertools.pairwise(_levels(output)):
+        parents = [record.lineage[:-1] for record in level[::2]]
+        best_first = sorted((record for record in before if record.kept), key=lambda record: -record.fused)
+        assert parents == [record.lineage for record in best_first]
+
+
+def test_own_seeds_never_come_back():
+    output = StreamT1(beam_width=3, children=3)(_Walks(), seed=0)
+    seeds = [record.action.seed for record in output.records]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_counted_seeds_are_those_of_a_stream_whose_noise_then_returns(make_stream: Callable[..., Stream]):
+    """Child 0 draws its parent's fresh noise again, so that its own is the parent's, scaled."""
+    output = StreamT1(beam_width=1, children=1, seeds="counted")(make_stream(horizon=2), seed=5)
+    assert [action.seed for action in output.best.actions] == [5, 5]
+    [first, *_] = draw(5, make_stream().model.chunk_shape, count=1)
+    assert output.best.noise is not None
+    assert output.best.noise.allclose((math.sqrt(0.99) - 0.1) * first, atol=1e-6)
+
+
+def test_random_pruning_keeps_others_than_the_reward_does_at_the_same_cost():
+    def run(pruning: Pruning, seed: int) -> SearchOutput[_Walk]:
+        return StreamT1(beam_width=2, children=3, pruning=pruning)(_Walks(), seed=seed)
+
+    ranks: list[int] = []
+    for seed in range(40):
+        best, chance = run("reward", seed), run("random", seed)
+        assert chance.cost == best.cost
+        # All trials try the same at first, and compare it alike.
+        first, other = _levels(chance)[0], _levels(best)[0]
+        assert [record._replace(kept=False) for record in first] == [record._replace(kept=False) for record in other]
+        for level in _levels(chance):
+            assert sum(record.kept for record in level) == 2
+            best_first = sorted(level, key=lambda record: -record.fused)
+            ranks += [rank for rank, record in enumerate(best_first) if record.kept]
+    # By chance, the kept ones are neither the best nor the worst.
+    assert math.fsum(ranks) / len(ranks) == pytest.approx(2.5, abs=0.4)
+    assert set(ranks) == set(range(6))
+
+
+def test_random_pruning_is_the_same_for_the_same_seed_only():
+    def kept(seed: int) -> list[bool]:
+        return [record.kept for record in StreamT1(pruning="random")(_Walks(), seed=seed).records]
+
+    assert kept(3) == kept(3)
+    assert len({tuple(kept(seed)) for seed in range(20)}) > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pruning": "best"}, "pruning must be one of reward, random, got 'best'"),
+        ({"seeds": "hashed"}, "seeds must be one of own, counted, got 'hashed'"),
+        ({"noise_correlation": 1.5}, "noise_correlation must be from -1 to 1, got 1.5"),
+        ({"noise_correlation": -1.01}, "noise_correlation must be from -1 to 1, got -1.01"),
+        ({"noise_correlation": math.nan}, "noise_correlation must be from -1 to 1, got nan"),
+    ],
+)
+def test_stream_t1_refusal_names_option_and_value(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        StreamT1(**options)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -240,6 +336,19 @@ def test_selection_prefers_the_earlier_of_equals():
     assert list(selection.kept) == [1, 2, 0]
     assert list(selection.fused) == [1.0, 2.0, 2.0, 1.0]
     assert list(keep_all(Fusion())(Level(0, 4, children)).kept) == [1, 2, 0, 3]
+
+
+def test_proposals_get_the_rank_of_their_beam_best_first():
+    problem, asked = _Walks(), []
+
+    def propose(state: _Walk, rank: int) -> list[Action]:
+        asked.append((state.chunk, rank, state.scores[-1].long if state.scores else None))
+        return problem.actions(state, num=3, seed=0)
+
+    search(problem, propose=propose, select=keep_best(2, Fusion(short_cap=0.0)))
+    assert [(chunk, rank) for chunk, rank, _ in asked] == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1)]
+    for (_, _, better), (_, _, worse) in zip(asked[1::2], asked[2::2], strict=True):
+        assert better > worse
 
 
 def test_search_of_a_stream_spends_what_its_records_say(make_stream: Callable[..., Stream]):

@@ -4,24 +4,28 @@ import copy
 import gc
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from policies import BeamSearch, Greedy
+from policies import BeamSearch, Greedy, PreviewPruning
 from searchkit.backbones.sampler import Sampler
 from searchkit.backbones.wan import Prefix
+from searchkit.cost import total
 from searchkit.memory import Memory, MemoryConfig
 from searchkit.model import VideoModel
 from searchkit.pruning import keep_best
+from searchkit.rewards import Scorer, View
 from searchkit.search import search
 from searchkit.state import StreamState
 from searchkit.stream import Stream
 from searchkit.types import Action, Child, Request, Route
 
 MakeStream = Callable[..., Stream]
+MakeModel = Callable[..., VideoModel]
 ROUTES = tuple(Route)
 
 
@@ -69,7 +73,7 @@ def _num_bytes(tensors: Sequence[Tensor]) -> int:
 
 
 def test_replay_from_the_root_is_bit_for_bit_the_same_with_batches_of_one(
-    make_stream: MakeStream, make_model: Callable[..., VideoModel]
+    make_stream: MakeStream, make_model: MakeModel
 ):
     stream = make_stream(model=make_model(max_batch=1))
     best = search(
@@ -266,14 +270,18 @@ def _count_tensors() -> int:
     return sum(type(found) is Tensor for found in gc.get_objects())
 
 
+@pytest.mark.parametrize(
+    "memory",
+    [
+        MemoryConfig(chunk_frames=1, window_frames=4, sink_frames=1, max_sink_frames=3),
+        MemoryConfig(chunk_frames=3, max_sink_frames=6, positions="window"),  # beyond the rotary table
+    ],
+    ids=["stream", "window"],
+)
 def test_long_stream_holds_no_more_tensors_than_a_short_one_apart_from_latents(
-    make_stream: MakeStream, make_model: Callable[..., VideoModel]
+    make_stream: MakeStream, make_model: MakeModel, memory: MemoryConfig
 ):
-    model = make_model(
-        num_layers=1,
-        sampler=Sampler(timesteps=(1000.0,)),
-        memory=MemoryConfig(chunk_frames=1, window_frames=4, sink_frames=1, max_sink_frames=3),
-    )
+    model = make_model(num_layers=1, sampler=Sampler(timesteps=(1000.0,)), memory=memory)
     stream = make_stream(model=model, horizon=400)
     state, counts, held = stream.root, {}, {}
     for chunk in range(1, 401):
@@ -285,6 +293,35 @@ def test_long_stream_holds_no_more_tensors_than_a_short_one_apart_from_latents(
             held[chunk] = len(_tensors(state)), _num_bytes(_tensors(state))
     assert counts[400] - counts[40] == 360  # one latent tensor a chunk
     assert held[400] == held[40]
+    assert all(latents.isfinite().all() for latents in state.latents)
+
+
+@pytest.mark.parametrize("horizon", [400, 342, None])
+def test_stream_beyond_the_rotary_table_is_refused_before_anything_runs(
+    make_stream: MakeStream, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, horizon: int | None
+):
+    model = make_model(memory=MemoryConfig())
+    for name in ("encode_text", "flow", "clean"):
+        monkeypatch.setattr(model.engine, name, _out_of_memory)
+    with pytest.raises(ValueError, match=rf"horizon must be at most 341 .*got {horizon}: .*positions 'window'"):
+        make_stream(model=model, horizon=horizon)
+    make_stream(model=model, horizon=341)
+    make_stream(model=make_model(memory=MemoryConfig(positions="window")), horizon=horizon)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_window_numbering_is_stream_numbering_until_a_chunk_is_forgotten(
+    make_stream: MakeStream, make_model: MakeModel, route: Route
+):
+    """Until then the two give the same numbers to the bit: appended chunks stay where they were."""
+    memory = MemoryConfig(chunk_frames=2, window_frames=8, sink_frames=2, max_sink_frames=4)
+    latents = {}
+    for positions in ("stream", "window"):
+        stream = make_stream(model=make_model(memory=replace(memory, positions=positions)))
+        latents[positions] = _replay(stream, [Action(seed, route) for seed in range(7)]).latents
+    same = [a.equal(b) for a, b in zip(latents["stream"], latents["window"], strict=True)]
+    first = 5 if route is Route.APPEND_SINK else 4  # the window is full with chunk 3; one chunk may be appended
+    assert same == [True] * first + [False] * (7 - first)
 
 
 def test_propagated_noise_has_unit_variance(make_stream: MakeStream):
@@ -343,6 +380,173 @@ def test_first_candidate_is_the_same_for_every_policy(make_stream: MakeStream):
     assert greedy.records[0].scores.short == pytest.approx(beam.records[0].scores.short, abs=1e-5)
 
 
+def _make_parents(stream: Stream, num: int) -> list[StreamState]:
+    """Makes streams that went apart at their first chunk, side by side."""
+    states = [stream.root] * num
+    for chunk in range(6):
+        requests = [Request(state, Action(10 * chunk + row, ROUTES[row % 3])) for row, state in enumerate(states)]
+        states = [child.state for child in stream.expand(requests)]
+    return states
+
+
+class _LivingPrefixes:
+    """Notes how many prefixes that hold anything are alive whenever the network is called."""
+
+    def __init__(self, model: VideoModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.counts: dict[str, list[int]] = {"flow": [], "clean": []}
+        self.num_assembled = 0
+        self._alive: weakref.WeakSet[Prefix] = weakref.WeakSet()
+        self._assemble = model.engine.assemble
+        monkeypatch.setattr(model.engine, "assemble", self._assembled)
+        for name in self.counts:
+            monkeypatch.setattr(model.engine, name, self._counted(name, getattr(model.engine, name)))
+
+    def _assembled(self, memory: Memory, **options: Any) -> Prefix:
+        prefix = self._assemble(memory, **options)
+        self.num_assembled += 1
+        self._alive.add(prefix)
+        return prefix
+
+    def _counted(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.counts[name].append(sum(prefix.nbytes > 0 for prefix in self._alive))
+            return method(*arguments, **options)
+
+        return call
+
+
+def test_parents_that_take_turns_have_the_same_children_in_the_order_of_the_requests(
+    make_stream: MakeStream, make_model: MakeModel
+):
+    model = make_model()
+    results = []
+    for budget in (2**28, 0):
+        stream = make_stream(model=replace(model, prefix_budget=budget))
+        parents = _make_parents(stream, 3)
+        requests = [Request(parents[row % 3], Action(row, ROUTES[row % 2], -0.2)) for row in range(9)]
+        results.append([child.state for child in stream.expand(requests)])
+        assert [child.actions[-1] for child in results[-1]] == [request.action for request in requests]
+    for at_once, in_turn in zip(*results, strict=True):
+        _assert_same_states(at_once, in_turn, atol=1e-5)
+
+
+def test_no_two_prefixes_are_alive_at_once_without_a_budget(
+    make_stream: MakeStream, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+):
+    model = replace(make_model(), prefix_budget=0)
+    prefixes = _LivingPrefixes(model, monkeypatch)
+    stream = make_stream(model=model)
+    parents = _make_parents(stream, 3)
+    stream.expand([Request(parent, Action(seed, route)) for parent in parents for seed in range(2) for route in ROUTES])
+    assert max(prefixes.counts["flow"]) == 1
+    assert max(prefixes.counts["clean"]) == 1
+
+
+def test_prefix_of_a_level_at_once_is_gone_before_parents_take_turns(
+    make_stream: MakeStream, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+):
+    """Siblings share one prefix, which the later of them would keep while the first have their turn."""
+    model = replace(make_model(), prefix_budget=0)
+    stream = make_stream(model=model)
+    parent = _replay(stream, _actions(5))
+    prefixes = _LivingPrefixes(model, monkeypatch)
+    siblings = stream.expand([Request(parent, Action(seed)) for seed in range(3)])
+    stream.expand([Request(child.state, Action(9)) for child in siblings])
+    assert max(prefixes.counts["flow"]) == max(prefixes.counts["clean"]) == 1
+
+
+def test_level_holds_all_its_prefixes_and_a_turn_its_own(make_stream: MakeStream, make_model: MakeModel):
+    model = make_model()
+    costs = []
+    for budget in (2**28, 0):
+        stream = make_stream(model=replace(model, prefix_budget=budget))
+        requests = [Request(parent, Action(seed)) for parent in _make_parents(stream, 3) for seed in range(2)]
+        children = stream.expand(requests)
+        costs.append(total(child.cost for child in children))
+    sizes = [model.prefix_bytes(child.state.memory) for child in children[::2]]
+    at_once, in_turns = costs
+    assert at_once.peak_prefix_bytes == sum(sizes)
+    assert in_turns.peak_prefix_bytes == max(sizes)
+    assert at_once.peak_block_bytes == in_turns.peak_block_bytes
+    assert in_turns.peak_bytes < at_once.peak_bytes
+
+
+def test_prefix_that_gave_way_is_assembled_once_more_for_the_clean_pass(
+    make_stream: MakeStream, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+):
+    model = make_model()
+    budgets = {2**28: 0, 0: 1}
+    blocks = []
+    for budget, times in budgets.items():
+        stream = make_stream(model=replace(model, prefix_budget=budget))
+        parent = _make_parents(stream, 2)[0]
+        assert parent.slot is not None and (parent.slot.prefix is None) == (budget == 0)
+        with monkeypatch.context() as patch:
+            prefixes = _LivingPrefixes(stream.model, patch)
+            [first] = stream.expand([Request(parent, Action(1))])
+            assert prefixes.num_assembled == 1 + times == first.cost.prefixes
+            [again] = stream.expand([Request(parent, Action(1))])
+            assert again.cost.prefixes == 1
+        blocks.append(parent.slot.block)
+    torch.testing.assert_close(blocks[0].keys, blocks[1].keys, atol=1e-5, rtol=0.0)
+    torch.testing.assert_close(blocks[0].values, blocks[1].values, atol=1e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize("budget", [2**28, 0])
+def test_beams_that_average_the_same_blocks_share_the_result(
+    make_stream: MakeStream, make_model: MakeModel, budget: int
+):
+    stream = make_stream(model=replace(make_model(), prefix_budget=budget))
+    parent = _replay(stream, _actions(4))
+    siblings = stream.expand([Request(parent, Action(seed)) for seed in range(2)])
+    a, b = stream.expand([Request(child.state, Action(9, Route.EMA_SINK)) for child in siblings])
+    assert a.state.memory.sinks[-1] is b.state.memory.sinks[-1]
+    assert a.state.memory.sinks[-1] not in parent.memory_after.sinks
+
+
+@pytest.mark.parametrize("long_window", [10, 3, 1])
+def test_cold_scores_are_of_what_is_decoded_from_nothing(make_stream: MakeStream, scorer: Scorer, long_window: int):
+    stream = make_stream(decoding="cold", long_window=long_window)
+    state = _replay(stream, _actions(5))
+    assert state.frames == () and state.decoder_cache is None
+    for chunk in range(5):
+        latents = state.latents[: chunk + 1]
+        [newest], _ = stream.model.decode([latents[-1]], [None])
+        [window], _ = stream.model.decode([torch.cat(latents[-long_window:])], [None])
+        [by_hand] = scorer.score([View("a prompt", latents[-long_window:], (window,), newest)])
+        assert state.scores[chunk] == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_cold_decoding_changes_scores_but_not_the_video(make_stream: MakeStream):
+    cold, streamed = (
+        _replay(make_stream(decoding=decoding, long_window=2), _actions(5)) for decoding in ("cold", "streamed")
+    )
+    assert cold.latents[-1].equal(streamed.latents[-1])
+    assert cold.video.equal(streamed.video) and len(cold.video) == 19
+    assert cold.scores[0] == pytest.approx(streamed.scores[0], abs=1e-6)  # where nothing is before
+    assert cold.scores[-1] != pytest.approx(streamed.scores[-1], abs=1e-4)
+
+
+def test_latent_frames_that_a_search_decodes(make_stream: MakeStream, make_model: MakeModel):
+    """A beam search of 28 candidates: each decodes itself, or itself and its whole window."""
+    model = make_model(memory=MemoryConfig(), sampler=Sampler(timesteps=(1000.0,)))
+    for decoding, frames in (("streamed", 28 * 3), ("cold", 4 * 3 * sum(1 + chunks for chunks in range(1, 8)))):
+        output = BeamSearch()(make_stream(model=model, decoding=decoding), seed=0)
+        assert output.cost.latent_frames_decoded == pytest.approx(frames)
+    assert frames == 420
+
+
+@pytest.mark.parametrize("decoding", ["streamed", "cold"])
+def test_preview_after_the_last_pass_scores_what_is_finished(make_stream: MakeStream, decoding: str):
+    stream = make_stream(decoding=decoding, long_window=3)
+    parent = _replay(stream, _actions(4))
+    drafts = stream.advance(stream.start([Request(parent, Action(seed)) for seed in range(2)]))
+    for preview, child in zip(stream.preview(drafts), stream.finish(drafts), strict=True):
+        assert preview.scores == pytest.approx(child.scores, abs=1e-6)
+    output = PreviewPruning(children=4, preview_passes=1)(stream, seed=0)
+    assert sum(record.pruned_after == 1 for record in output.records) == 7 * 2
+
+
 def test_staged_expansion_equals_expanding_at_once(make_stream: MakeStream):
     stream = make_stream()
     requests = [Request(stream.root, Action(seed)) for seed in range(3)]
@@ -356,9 +560,13 @@ def test_staged_expansion_equals_expanding_at_once(make_stream: MakeStream):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"horizon": 0}, "horizon must be at least 1 chunk, got 0"), ({"long_window": 0}, "long_window .* got 0")],
+    [
+        ({"horizon": 0}, "horizon must be at least 1 chunk, got 0"),
+        ({"long_window": 0}, "long_window .* got 0"),
+        ({"decoding": "warm"}, "decoding must be one of streamed, cold, got 'warm'"),
+    ],
 )
-def test_options_out_of_range_are_refused(make_stream: MakeStream, options: dict[str, int], message: str):
+def test_options_out_of_range_are_refused(make_stream: MakeStream, options: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         make_stream(**options)
 
@@ -367,3 +575,8 @@ def test_correlation_out_of_range_is_refused(make_stream: MakeStream):
     stream = make_stream()
     with pytest.raises(ValueError, match=r"noise_correlation must be from -1 to 1, got 1.5"):
         stream.expand([Request(stream.root, Action(1, correlation=1.5))])
+
+
+def test_memory_that_attends_beyond_the_rotary_table_is_refused(make_model: Callable[..., VideoModel]):
+    with pytest.raises(ValueError, match="memory must attend to at most 1024 latent frames.*got 1200"):
+        make_model(memory=MemoryConfig(window_frames=1188, sink_frames=3, max_sink_frames=15, positions="window"))

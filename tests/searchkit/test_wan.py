@@ -188,6 +188,46 @@ def test_prefix_counts_its_tokens_and_bytes():
     assert prefix.nbytes == sum(block.nbytes for block in memory.blocks)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunks", [0, 1, 3])
+def test_bytes_of_a_prefix_are_known_before_it_is_assembled(dtype: torch.dtype, chunks: int):
+    engine = _make_engine(dtype)
+    prefix = engine.assemble(_make_memory(engine, _noise(1, batch=chunks)))
+    assert engine.prefix_bytes(chunks * FRAMES) == prefix.nbytes
+
+
+def test_blocks_sit_where_they_were_unless_told_otherwise():
+    engine = _make_engine()
+    memory = _make_memory(engine, _noise(1, batch=3))
+    prefix = engine.assemble(memory)
+    assert engine.assemble(memory, starts=[0, 3, 6]).keys.equal(prefix.keys)
+    moved = engine.assemble(memory, starts=[0, 3, 9])
+    assert moved.values.equal(prefix.values)
+    same = [a.equal(b) for a, b in zip(*(one.keys.chunk(3, dim=1) for one in (moved, prefix)), strict=True)]
+    assert same == [True, True, False]
+
+
+def test_only_distances_between_positions_matter():
+    engine = _make_engine()
+    memory = _make_memory(engine, _noise(1, batch=2))
+    text, x = engine.encode_text(_embeds(0)), _noise(2)
+    flows = [
+        engine.flow(x, 750.0, start_frame=6 + offset, prefixes=engine.assemble(memory, starts=starts), text=text)
+        for offset, starts in ((0, [0, 3]), (900, [900, 903]), (0, [1, 3]))
+    ]
+    torch.testing.assert_close(flows[0], flows[1], atol=1e-5, rtol=0.0)
+    assert (flows[0] - flows[2]).abs().max() > 1e-4
+
+
+def test_positions_end_where_the_rotary_table_does():
+    engine = _make_engine()
+    assert engine.num_positions == engine.network.config.rope_max_seq_len == 1024
+    memory = _make_memory(engine, _noise(1, batch=1))
+    engine.assemble(memory, starts=[1021])
+    with pytest.raises(ValueError, match=r"start_frame must be from 0 to 1021 .*got 1022"):
+        engine.assemble(memory, starts=[1022])
+
+
 def test_blocks_compile_into_one_graph():
     engine = _make_engine()
     prefix = engine.assemble(_make_memory(engine, _noise(1, batch=1)))

@@ -1,0 +1,67 @@
+"""Equal compute: the options with which a policy spends a multiple of greedy's denoising passes. No torch here."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import fields, replace
+from typing import Any
+
+from experiments.registry import policy_name
+from policies import Greedy
+from searchkit.types import Policy
+
+PASSES_A_CHUNK = 4  # of the sampler of shapes, which is not read here because it comes with torch
+
+
+def parse_budget(text: str) -> int:
+    """Returns the candidates a chunk that a budget pays for: 4 for "4x", 2 for "2.5x".
+
+    Raises:
+        ValueError: it is no multiple, or pays for no whole candidate.
+    """
+    multiple = re.fullmatch(r"([0-9]+)(\.[0-9]+)?x?", text)
+    if multiple is None or int(multiple[1]) < 1:
+        raise ValueError(f"--budget must be a multiple of greedy's passes from 1x on, such as 4x, got {text!r}")
+    return int(multiple[1])
+
+
+def at_budget(policy: Policy, num_candidates: int, *, passes_a_chunk: int = PASSES_A_CHUNK) -> Policy:
+    """Returns the policy with options at which denoising a chunk costs at most `num_candidates` times greedy's.
+
+    It goes by the names of options, so that policies of a user's own have a budget, too. `beam_width` and `children`
+    become the two factors of the number that are nearest to each other, the larger one `children`; a policy with
+    `preview_passes` keeps its `beam_width` and starts as many candidates as fit, of which it finishes half;
+    `num_candidates` becomes the number. Greedy stays as it is. Clean passes are not counted.
+
+    Args:
+        passes_a_chunk: the model's, for a candidate that is finished.
+
+    Raises:
+        ValueError: the policy has none of these options.
+    """
+    options: Any = policy
+    names = {field.name for field in fields(options)}
+    if isinstance(policy, Greedy):
+        return policy
+    if {"beam_width", "children", "preview_passes"} <= names:
+        started = _num_started(num_candidates * passes_a_chunk, options.preview_passes, passes_a_chunk)
+        width = min(options.beam_width, started)
+        return replace(options, beam_width=width, children=started // width)
+    if {"beam_width", "children"} <= names:
+        width = max(n for n in range(1, math.isqrt(num_candidates) + 1) if num_candidates % n == 0)
+        return replace(options, beam_width=width, children=num_candidates // width)
+    if "num_candidates" in names:
+        return replace(options, num_candidates=num_candidates)
+    raise ValueError(
+        f"policy {policy_name(policy)!r} cannot keep to --budget: it has neither num_candidates nor beam_width "
+        "and children"
+    )
+
+
+def _num_started(passes: int, preview_passes: int, passes_a_chunk: int) -> int:
+    """Returns the most candidates that can be started if the better half of them is finished."""
+    started = 1
+    while (started + 1) * preview_passes + (started + 2) // 2 * (passes_a_chunk - preview_passes) <= passes:
+        started += 1
+    return started

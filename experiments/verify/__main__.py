@@ -1,0 +1,59 @@
+"""Replays a recorded run with this code and compares: `python -m experiments.verify PATH`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments.verify.beams import replay_beams
+from experiments.verify.recording import Check, Pair, Recording, compare, load
+from experiments.verify.streams import replay_stream
+
+
+def verify(path: Path, *, tolerance: float = 2e-5) -> list[Check]:
+    """Returns the checks of a replay of the run recorded at `path`, which has no ending.
+
+    Raises:
+        ValueError: there is no such run, or it is of no known format.
+    """
+    return compare(_replay(path, load(path)), tolerance)
+
+
+def _replay(path: Path, recording: Recording) -> Iterable[Pair]:
+    names = recording.facts.keys()
+    if {"routes", "layout"} <= names:
+        return replay_stream(recording)
+    if {"events", "kept", "final_pick"} <= names:
+        return replay_beams(recording)
+    raise ValueError(f"path must name a recorded stream or beam search, but {path}.json is neither")
+
+
+def main(path: Annotated[Path, tyro.conf.Positional], *, tolerance: float = 2e-5) -> None:
+    """Replays a recorded run and prints the largest differences; exits with 1 if one is beyond the tolerance.
+
+    Args:
+        path: a recorded run, without its ending .safetensors or .json.
+        tolerance: largest difference allowed in network outputs and scores; noise, seeds, routes, layouts and
+            selections must agree exactly.
+    """
+    try:
+        checks = verify(path, tolerance=tolerance)
+    except ValueError as error:
+        sys.exit(f"verify: {error}")
+    table = Table("quantity", "largest difference", "allowed", "", title=str(path))
+    for check in checks:
+        verdict = "[green]ok[/]" if check.passed else "[red]beyond[/]"
+        table.add_row(check.quantity, f"{check.difference:.2g}", f"{check.tolerance:.2g}", verdict)
+    Console().print(table)
+    if not all(check.passed for check in checks):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,129 @@
+"""Recorded runs, and what a replay of one is compared with.
+
+A recorded run is a `.safetensors` and a `.json` (see `tests/golden`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:  # `--help` must not wait for torch
+    from torch import Tensor
+
+    from searchkit.backbones.wan import CausalWan
+    from searchkit.memory import MemoryConfig
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recorded run: settings and small facts from its JSON, tensors by name."""
+
+    facts: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """Returns the tensors whose names start with `prefix`, named by the rest."""
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+
+class Pair(NamedTuple):
+    """A value as it was recorded and as it was replayed: tensors, numbers, or what else can be equal.
+
+    is_exact: whether the two must agree to the bit. What are neither tensors nor floats always must.
+    """
+
+    quantity: str
+    recorded: Any
+    replayed: Any
+    is_exact: bool = False
+
+
+class Check(NamedTuple):
+    """The largest difference among the pairs of one quantity; 1 where a fact differs."""
+
+    quantity: str
+    difference: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.difference <= self.tolerance
+
+
+def load(path: Path) -> Recording:
+    """Returns the run recorded at `path`, which has no ending.
+
+    Raises:
+        ValueError: there is no such run, or it is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    facts, tensors = (path.with_name(path.name + ending) for ending in (".json", ".safetensors"))
+    for file in (facts, tensors):
+        if not file.is_file():
+            raise ValueError(f"path must name a recorded run without its ending, but there is no file {file}")
+    try:
+        return Recording(json.loads(facts.read_text()), load_file(tensors))
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"path {path} names a damaged run: {error}") from error
+
+
+def compare(pairs: Iterable[Pair], tolerance: float) -> list[Check]:
+    """Returns one check a quantity, in the order of their first appearance."""
+    checks: dict[str, Check] = {}
+    for pair in pairs:
+        is_exact = pair.is_exact or not _is_inexact(pair.recorded)
+        difference = _difference(pair.recorded, pair.replayed)
+        before = checks.get(pair.quantity, Check(pair.quantity, 0.0, math.inf))
+        checks[pair.quantity] = Check(
+            pair.quantity, max(before.difference, difference), min(before.tolerance, 0.0 if is_exact else tolerance)
+        )
+    return list(checks.values())
+
+
+def load_engine(recording: Recording) -> CausalWan:
+    """Returns the engine of the recorded network, whose weights have the original code's names."""
+    from diffusers import WanTransformer3DModel
+
+    from searchkit.backbones.convert import diffusers_config, load
+    from searchkit.backbones.wan import CausalWan
+
+    network = WanTransformer3DModel(**diffusers_config(recording.facts["config"]))
+    load(network, recording.under("weights."))
+    return CausalWan(network, latent_size=(recording.facts["latent_height"], recording.facts["latent_width"]))
+
+
+def memory_config(recording: Recording) -> MemoryConfig:
+    """Returns the recorded network's sizes of memory."""
+    from searchkit.memory import MemoryConfig
+
+    original = recording.facts["config"]
+    return MemoryConfig(
+        chunk_frames=recording.tensors["noise.0"].shape[0],
+        window_frames=original["local_attn_size"],
+        sink_frames=original["sink_size"],
+        max_sink_frames=original["max_sink_size"],
+    )
+
+
+def _is_inexact(value: Any) -> bool:
+    return isinstance(value, float) or hasattr(value, "shape")
+
+
+def _difference(recorded: Any, replayed: Any) -> float:
+    """Returns the largest difference; infinity for a tensor that is missing, of another shape, or has a NaN."""
+    if isinstance(recorded, float):
+        difference = abs(recorded - replayed)
+    elif not hasattr(recorded, "shape"):
+        return float(recorded != replayed)
+    elif replayed is None or recorded.shape != replayed.shape:
+        return math.inf
+    else:
+        difference = float((recorded - replayed).abs().max())
+    return math.inf if math.isnan(difference) else difference  # `max` would lose a NaN

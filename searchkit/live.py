@@ -1,0 +1,166 @@
+"""The chunks of a stream while it is searched, each as soon as it is decided.
+
+Letters: F pixel frames, H and W their size.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from queue import Queue
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet
+
+import torch
+
+from searchkit.search import BudgetSpent
+from searchkit.state import Chunk, StreamState
+from searchkit.stream import now
+from searchkit.types import Action, Child, Draft, Policy, Request, Scores, SearchOutput, SearchProblem
+from searchkit.wrappers import _Wrapper
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Decided(NamedTuple):
+    """A chunk of the video that the search is going to return.
+
+    chunk: its number, from 0.
+    frames: `[F, 3, H, W]` in [0, 1]; joined, those of all chunks are the video.
+    seconds: since the search began.
+    """
+
+    chunk: int
+    action: Action
+    scores: Scores
+    frames: Tensor
+    seconds: float
+
+
+@dataclass(kw_only=True)
+class LiveSearch:
+    """A search that is read chunk by chunk: iterating searches, in a thread, and yields what is decided.
+
+        live = LiveSearch(policy=BeamSearch(), problem=Budgeted(stream, seconds=60.0), seed=0)
+        for decided in live:
+            show(decided.frames)
+        print(live.output.cost)
+
+    A chunk is decided once every state that the policy still holds descends from it; the rest of the best video's are
+    when the policy returns. The search waits for a slow reader. It ends before the next level, with the best that it
+    has, where the reader closes the iterator, as a `break` does. Its errors are raised in the reader. Decoding for the
+    reader is not in its costs.
+
+    Attributes:
+        problem: a stream, perhaps wrapped.
+        seed: the trial's.
+        output: what the search returned; None until it has ended.
+    """
+
+    policy: Policy
+    problem: SearchProblem[StreamState]
+    seed: int
+    output: SearchOutput[StreamState] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.problem.root, StreamState):
+            raise ValueError(f"problem must be a stream, whose chunks are decoded, got {type(self.problem).__name__}")
+
+    def __iter__(self) -> Iterator[Decided]:
+        self.output = None
+        handed: Queue[Decided | None] = Queue(maxsize=1)
+        problem = _Deciding(self.problem, hand_over=handed.put)
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                self.output = self.policy(problem, seed=self.seed)
+                problem.decide([self.output.best])
+            except _Closed:
+                pass
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                handed.put(None)
+
+        # A daemon, as an iterator that nobody closes must not keep the program from ending.
+        thread = Thread(target=run, name="live search", daemon=True)
+        thread.start()
+        rest = iter(handed.get, None)
+        try:
+            yield from rest
+        finally:
+            problem.closed.set()
+            for _ in rest:  # makes room, so that the search comes to where it sees that it is to end
+                pass
+            thread.join()
+            for error in errors:
+                raise error
+
+
+class _Closed(BudgetSpent):
+    """Ends a search whose reader has gone."""
+
+
+@dataclass(kw_only=True)
+class _Deciding(_Wrapper[StreamState]):
+    """Hands over the chunks that all living states share, before each level."""
+
+    hand_over: Callable[[Decided], None]
+    closed: Event = field(default_factory=Event, init=False)
+    _began: float = field(default_factory=now, init=False)
+    # Pruned states leave by themselves; beams that have ended, and so are requested no more, stay.
+    _alive: WeakSet[StreamState] = field(default_factory=WeakSet, init=False)
+    _last: Chunk | None = field(default=None, init=False)
+    _num: int = field(default=0, init=False)
+    _cache: Any = field(default=None, init=False)
+
+    def expand(self, requests: Sequence[Request[StreamState]]) -> Sequence[Child[StreamState]]:
+        self.decide({*self._alive, *(request.state for request in requests)})
+        return self._seen(self.problem.expand(requests))
+
+    def start(self, requests: Sequence[Request[StreamState]]) -> Sequence[Draft[StreamState]]:
+        self.decide({*self._alive, *(request.state for request in requests)})
+        return super().start(requests)
+
+    def finish(self, drafts: Sequence[Draft[StreamState]]) -> Sequence[Child[StreamState]]:
+        return self._seen(super().finish(drafts))
+
+    def decide(self, states: Iterable[StreamState]) -> None:
+        """Hands over what the states have in common beyond what was handed over before.
+
+        Raises:
+            BudgetSpent: nobody reads on.
+            ValueError: a state does not descend from what was handed over before.
+        """
+        for chunk, *others in zip(*map(self._undecided, states), strict=False):
+            if any(other is not chunk for other in others):
+                break
+            self._check()
+            with torch.no_grad():
+                [frames], [self._cache] = self.root.model.decode([chunk.latents], [self._cache])
+            self._last = chunk
+            self.hand_over(Decided(self._num, chunk.action, chunk.scores, frames, now() - self._began))
+            self._num += 1
+        self._check()
+
+    def _undecided(self, state: StreamState) -> list[Chunk]:
+        """Returns the state's chunks after the last decided one, oldest first."""
+        chunks = list(itertools.takewhile(lambda chunk: chunk is not self._last, state.chunks()))
+        if (chunks[-1].before if chunks else state.last) is not self._last:
+            raise ValueError(
+                f"the policy must make all candidates of a chunk before the next one to be read live, and goes on "
+                f"without chunk {self._num - 1}, which was decided"
+            )
+        return chunks[::-1]
+
+    def _seen(self, children: Sequence[Child[StreamState]]) -> Sequence[Child[StreamState]]:
+        self._alive.update(child.state for child in children)
+        return children
+
+    def _check(self) -> None:
+        if self.closed.is_set():
+            raise _Closed("the reader is gone")
