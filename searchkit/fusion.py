@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
@@ -33,9 +34,12 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.scale not in get_args(Scale):
             raise ValueError(f"scale must be one of {', '.join(get_args(Scale))}, got {self.scale!r}")
+        for name in ("short_mean", "long_mean"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)}")
         for name in ("short_deviation", "long_deviation"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a finite number above 0, got {getattr(self, name)}")
 
     @property
     def compares(self) -> bool:
@@ -58,8 +62,7 @@ class Calibration:
 
 def _z_scores(values: Sequence[float]) -> list[float]:
     mean, deviation = fmean(values), pstdev(values)
-    # Equal numbers may have a deviation of a rounding error.
-    return [(value - mean) / deviation if min(values) < max(values) and deviation else 0.0 for value in values]
+    return [(value - mean) / deviation if deviation else 0.0 for value in values]
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
@@ -115,8 +118,9 @@ class RewardRouting:
     """Routes the chunk that leaves the window by its scores (Stream-T1, reward-routed memory sinking).
 
     A chunk better than those before it is worth keeping: averaged into the sink where the stream is steady, as a
-    sink of its own where the long score dropped, which marks a transition. Others are discarded. Infinite thresholds
-    leave routes out.
+    sink of its own where the long score dropped, which marks a transition. Others are discarded. An infinite
+    short_threshold discards all chunks, or none if negative; an infinite long_threshold averages all that are kept, or
+    appends them.
 
     Attributes:
         short_threshold: how far the chunk's short score must exceed the mean of those before it.
@@ -131,6 +135,9 @@ class RewardRouting:
     def __post_init__(self) -> None:
         if self.window is not None and self.window < 1:
             raise ValueError(f"window must be at least 1 chunk, got {self.window}")
+        for name in ("short_threshold", "long_threshold"):
+            if math.isnan(getattr(self, name)):
+                raise ValueError(f"{name} must be a number, got nan")
 
     def __call__(self, scores: Sequence[Scores], leaving: int | None) -> Route:
         """Returns the route of chunk `leaving` of a stream with the given scores; the first chunk has no gate."""

@@ -48,7 +48,8 @@ class VideoModel:
         fps: pixel frames a second.
         checksum: of the weights, so that results can name what made them.
         max_batch: most rows in one call of the network; 1 makes results independent of the grouping.
-        prefix_budget: bytes of prefixes that a level may hold at once; parents that do not fit take turns.
+        prefix_budget: bytes of prefixes that a level may hold at once; parents that do not fit take turns. Where a
+            policy starts a level by itself, to prune while denoising, all prefixes of the level are held.
 
     Raises:
         ValueError: what is attended reaches beyond the rotary table.

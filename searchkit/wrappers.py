@@ -98,7 +98,8 @@ class Budgeted(_Wrapper[S]):
         return self._charge(super().finish(drafts), before=drafts)
 
     def _check(self) -> None:
-        if self.passes is not None and self.spent.passes >= self.passes:
+        # Shares of a level do not add up to the last digit, and passes are whole.
+        if self.passes is not None and round(self.spent.passes, 6) >= self.passes:
             raise BudgetSpent(f"{self.spent.passes:g} of {self.passes:g} passes are spent")
         if self.seconds is not None and self.spent.seconds >= self.seconds:
             raise BudgetSpent(f"{self.spent.seconds:.1f} of {self.seconds:g} seconds are spent")

@@ -219,9 +219,10 @@ def test_calibration_says_whether_it_compares_candidates():
     ("options", "message"),
     [
         ({"scale": "minmax"}, "scale must be one of published, fixed, z-score, rank, got 'minmax'"),
-        ({"short_deviation": 0.0}, "short_deviation must be above 0, got 0.0"),
-        ({"short_deviation": math.nan}, "short_deviation must be above 0, got nan"),
-        ({"long_deviation": -1.0}, "long_deviation must be above 0, got -1.0"),
+        ({"short_deviation": 0.0}, "short_deviation must be a finite number above 0, got 0.0"),
+        ({"short_deviation": math.nan}, "short_deviation must be a finite number above 0, got nan"),
+        ({"long_deviation": -1.0}, "long_deviation must be a finite number above 0, got -1.0"),
+        ({"long_mean": math.nan}, "long_mean must be a finite number, got nan"),
     ],
 )
 def test_calibration_refuses_options_that_scale_nothing(options: dict[str, float], message: str):
@@ -294,3 +295,9 @@ def test_routing_never_fails(scores: list[Scores], data: st.DataObject):
 def test_routing_refuses_an_empty_window(window: int):
     with pytest.raises(ValueError, match=f"window must be at least 1 chunk, got {window}"):
         RewardRouting(window=window)
+
+
+@pytest.mark.parametrize("name", ["short_threshold", "long_threshold"])
+def test_routing_refuses_a_threshold_that_is_no_number(name: str):
+    with pytest.raises(ValueError, match=f"{name} must be a number, got nan"):
+        RewardRouting(**{name: math.nan})

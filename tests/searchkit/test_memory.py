@@ -219,6 +219,7 @@ def _configs(draw: st.DrawFn) -> MemoryConfig:
     )
 
 
+@settings(deadline=None)
 @given(_configs(), st.lists(st.sampled_from(Route), max_size=16))
 def test_places_are_start_frames_or_count_from_zero_alike_while_no_chunk_is_lost(
     config: MemoryConfig, routes: list[Route]
@@ -282,6 +283,10 @@ _routes = st.sampled_from(Route)
 _which = st.integers(0, _MOST_BEAMS - 1)
 
 
+def _for_all(route: Route) -> list[Route]:
+    return [route] * _MOST_BEAMS
+
+
 class _Branching(RuleBasedStateMachine):
     """Beams that go on, fork and are pruned at random; each is compared with its plain model after every step."""
 
@@ -300,11 +305,13 @@ class _Branching(RuleBasedStateMachine):
             self.beams[index] = self._child(self.beams[index], route)
 
     @precondition(lambda self: len(self.beams) < _MOST_BEAMS)
-    @rule(which=_which, route=_routes)
-    def fork(self, which: int, route: Route) -> None:
-        self.beams.append(self._child(self.beams[which % len(self.beams)], route))
+    @rule(which=_which, routes=st.lists(_routes, min_size=1, max_size=3))
+    def fork(self, which: int, routes: list[Route]) -> None:
+        """Siblings join their parent, which is compared on, too."""
+        parent = self.beams[which % len(self.beams)]
+        self.beams += [self._child(parent, route) for route in routes[: _MOST_BEAMS - len(self.beams)]]
 
-    @rule(routes=st.lists(_routes, min_size=_MOST_BEAMS, max_size=_MOST_BEAMS))
+    @rule(routes=st.lists(_routes, min_size=_MOST_BEAMS, max_size=_MOST_BEAMS) | _routes.map(_for_all))
     def go_on_together(self, routes: list[Route]) -> None:
         """A level whose beams share their averages: there is one for each pair of blocks, however many ask for it."""
         asked = list(zip(self.beams, routes, strict=False))

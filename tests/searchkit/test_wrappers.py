@@ -187,3 +187,11 @@ def test_problem_without_stages_is_refused_wrapped_or_not():
         staged(_make_problem())
     with pytest.raises(ValueError, match="got _Counting"):
         PREVIEWING(Budgeted(_make_problem()), seed=0)
+
+
+def test_budget_is_not_overshot_by_a_rounding_error(
+    make_stream: Callable[..., Stream], make_model: Callable[..., VideoModel]
+):
+    stream = make_stream(model=make_model(sampler=Sampler(timesteps=(1000.0,))), horizon=6)
+    budgeted = Budgeted(stream, passes=120)  # which four levels spend, up to the fourteenth digit
+    assert BeamSearch(beam_width=8, children=3)(budgeted, seed=0).best.chunk == 4
