@@ -6,7 +6,7 @@ F pixel frames, H and W their size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from searchkit.fusion import Fusion
 from searchkit.noise import draw, propagate
+from searchkit.schedule import cues
 from searchkit.search import check_finite
 from searchkit.state import StreamState
 from searchkit.stream import Stream
@@ -45,13 +46,13 @@ class Episode:
     Attributes:
         stream: the search problem.
         seed: from which the seeds of all candidates derive.
-        embedding: `[text_dim]`, the prompt's tokens averaged.
+        embeddings: `[text_dim]` each, the tokens averaged of the texts that the prompt is made of.
         state: the stream after the chunks so far.
     """
 
     stream: Stream
     seed: int
-    embedding: NDArray[np.float32]
+    embeddings: Mapping[str, NDArray[np.float32]]
     state: StreamState
 
 
@@ -75,7 +76,7 @@ class StreamEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     - `chunk`: chunks made so far
     - `scores` `[horizon, 2]`: short and long score of every chunk so far, then zeros
     - `route_matters`: 1 where a chunk is about to leave the window
-    - `prompt` `[text_dim]`: the prompt's embedding, averaged over its tokens
+    - `prompt` `[text_dim]`: the embedding of what the next chunk is to show, averaged over its tokens
 
     Scores, norms and embeddings are clipped to +-100.
 
@@ -97,7 +98,7 @@ class StreamEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     Args:
         model: the video model.
         scorer: what scores a chunk.
-        prompts: to draw from.
+        prompts: to draw from; each may change in mid-stream (see `searchkit.schedule`).
         num_candidates: noises to choose from at every step.
         horizon: chunks of an episode.
         long_window: chunks that the long score sees.
@@ -164,7 +165,7 @@ class StreamEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         prompt = self._prompt(options or {})
         stream = self._stream(prompt)
         episode_seed = int(self.np_random.integers(2**63 - 1)) if seed is None else seed
-        self._episode = Episode(stream, episode_seed, self._embedding(prompt), stream.root)
+        self._episode = Episode(stream, episode_seed, self._embeddings(stream.root), stream.root)
         return self.observation(), {"prompt": prompt, "episode_seed": episode_seed}
 
     def step(self, action: NDArray[np.int64]) -> StepResult:
@@ -197,7 +198,7 @@ class StreamEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         episode, state = self._playing(), child.state
         action = state.actions[-1]
         check_finite(child.scores, chunk=state.chunk - 1, action=action)
-        self._episode = Episode(episode.stream, episode.seed, episode.embedding, state)
+        self._episode = Episode(episode.stream, episode.seed, episode.embeddings, state)
         [reward] = self.fusion([child.scores], chunk=state.chunk - 1, horizon=self.horizon)
         info = {
             "prompt": state.prompt.text,
@@ -261,7 +262,7 @@ class StreamEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             "chunk": np.int64(episode.state.chunk),
             "scores": scores.clip(-BOUND, BOUND),
             "route_matters": np.int64(episode.state.leaving is not None),
-            "prompt": episode.embedding.clip(-BOUND, BOUND),
+            "prompt": episode.embeddings[episode.state.next_prompt.text].clip(-BOUND, BOUND),
         }
 
     def render(self) -> NDArray[np.uint8] | None:
@@ -303,9 +304,9 @@ class StreamEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         drawn = self.prompts[self.np_random.integers(len(self.prompts))]
         return str(options.get("prompt", drawn))
 
-    def _embedding(self, prompt: str) -> NDArray[np.float32]:
-        embedding: NDArray[np.float32] = self.model.encode_text(prompt).float().mean(0).cpu().numpy()
-        return embedding
+    def _embeddings(self, root: StreamState) -> dict[str, NDArray[np.float32]]:
+        texts = dict.fromkeys(prompt.text for prompt in root.prompts)
+        return {text: self.model.encode_text(text).float().mean(0).cpu().numpy() for text in texts}
 
     def _noises(self) -> NDArray[np.float32]:
         previous, side = self.state.noise, self.noise_pooling
@@ -335,7 +336,7 @@ class StreamEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     def _make_observation_space(self) -> spaces.Dict:
         frames, channels, height, width = self.model.chunk_shape
         side, (_, num_slots) = self.noise_pooling, _num_slots(self.model.memory)
-        text_dim = self.model.encode_text(self.prompts[0]).shape[-1]
+        text_dim = self.model.encode_text(cues(self.prompts[0], self.horizon)[0].text).shape[-1]
         low = np.array([0, 0, -BOUND, -BOUND, 0, 0], np.float32)
         high = np.array([self.horizon * frames, self.horizon, BOUND, BOUND, BOUND, BOUND], np.float32)
         noises = (self.num_candidates, frames, channels, height // side, width // side)

@@ -38,13 +38,14 @@ def decode_streamed(parents: Sequence[StreamState], latents: Sequence[Tensor], l
 
     Args:
         latents: the candidates' `[T, C, h, w]`.
-        long_window: chunks that the long score sees.
+        long_window: chunks that the long score sees, fewer where the prompt has changed since.
     """
     pieces, caches = parents[0].model.decode(latents, [parent.decoder_cache for parent in parents])
     decoded = []
     for parent, newest, piece, cache in zip(parents, latents, pieces, caches, strict=True):
-        window = (*parent.frames, piece)[-long_window:]
-        view = View(parent.prompt.text, _window(parent, newest, len(window)), window, piece)
+        seen = _window(parent, newest, long_window)
+        window = (*parent.frames, piece)[-len(seen) :]
+        view = View(parent.next_prompt.text, seen, window, piece)
         decoded.append(Decoded(view, window, cache, len(newest)))
     return decoded
 
@@ -56,7 +57,7 @@ def decode_cold(parents: Sequence[StreamState], latents: Sequence[Tensor], long_
     pieces, _ = parents[0].model.decode(latents, nothing)
     wholes, _ = parents[0].model.decode([torch.cat(window) for window in windows], nothing)
     return [
-        Decoded(View(parent.prompt.text, window, (whole,), piece), (), None, (1 + len(window)) * len(newest))
+        Decoded(View(parent.next_prompt.text, window, (whole,), piece), (), None, (1 + len(window)) * len(newest))
         for parent, window, whole, piece, newest in zip(parents, windows, wholes, pieces, latents, strict=True)
     ]
 
@@ -68,6 +69,7 @@ DECODERS: Mapping[Decoding, Callable[[Sequence[StreamState], Sequence[Tensor], i
 
 
 def _window(parent: StreamState, newest: Tensor, count: int) -> tuple[Tensor, ...]:
-    """Returns the latents of the last `count` chunks, oldest first, of a candidate with the newest ones."""
-    earlier = [chunk.latents for chunk, _ in zip(parent.chunks(), range(count - 1), strict=False)]
+    """Returns the latents of a candidate's last `count` chunks of one prompt, oldest first."""
+    num_earlier = min(count - 1, parent.chunk - parent.next_prompt.start)
+    earlier = [chunk.latents for chunk, _ in zip(parent.chunks(), range(num_earlier), strict=False)]
     return (*reversed(earlier), newest)

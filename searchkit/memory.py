@@ -31,11 +31,12 @@ class Block:
     tensors.
     """
 
-    __slots__ = ("__weakref__", "_contents", "num_frames", "start_frame")
+    __slots__ = ("__weakref__", "_contents", "is_average", "num_frames", "start_frame")
 
-    def __init__(self, start_frame: int, num_frames: int) -> None:
+    def __init__(self, start_frame: int, num_frames: int, *, is_average: bool = False) -> None:
         self.start_frame = start_frame
         self.num_frames = num_frames
+        self.is_average = is_average
         self._contents: tuple[Tensor, Tensor] | None = None
 
     def __repr__(self) -> str:
@@ -84,7 +85,7 @@ def averaged(sink: Block, evicted: Block, decay: float) -> Block:
     The average is float32 whatever the model's dtype: at a decay of 0.999 most of an update would round away
     in bfloat16. Whoever reads the block casts it.
     """
-    block = Block(sink.start_frame, sink.num_frames)
+    block = Block(sink.start_frame, sink.num_frames, is_average=True)
     # `lerp` allocates: the old sink may be shared with another beam.
     block.fill(
         sink.keys.float().lerp(evicted.keys.float(), 1.0 - decay),
@@ -95,6 +96,7 @@ def averaged(sink: Block, evicted: Block, decay: float) -> Block:
 
 Average = Callable[[Block, Block, float], Block]
 Positions = Literal["stream", "window"]
+SinkOnSwitch = Literal["keep", "rerun"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,8 @@ class MemoryConfig:
         positions: where the network sees a block. "stream" numbers latent frames from the stream's start, which ends
             where the network's rotary table does; "window" numbers what is attended from 0, so a stream may go on
             for ever. A model wants what it was trained with. Both are the same until something leaves the window.
+        sink_on_switch: whether a change of prompt in mid-stream keeps the first sinks, or runs them again with the new
+            text; the window always runs again, and averages never do.
     """
 
     chunk_frames: int = 3
@@ -118,6 +122,7 @@ class MemoryConfig:
     max_sink_frames: int = 15
     ema_decay: float = 0.999
     positions: Positions = "stream"
+    sink_on_switch: SinkOnSwitch = "keep"
 
     def __post_init__(self) -> None:
         if self.chunk_frames < 1:
@@ -139,6 +144,10 @@ class MemoryConfig:
             raise ValueError(f"ema_decay must be from 0 to 1, got {self.ema_decay}")
         if self.positions not in get_args(Positions):
             raise ValueError(f"positions must be one of {', '.join(get_args(Positions))}, got {self.positions!r}")
+        if self.sink_on_switch not in get_args(SinkOnSwitch):
+            raise ValueError(
+                f"sink_on_switch must be one of {', '.join(get_args(SinkOnSwitch))}, got {self.sink_on_switch!r}"
+            )
 
     @property
     def num_past_chunks(self) -> int:

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 
 class Prompt(NamedTuple):
-    """A prompt and its cross-attention keys and values."""
+    """A prompt, its cross-attention keys and values, and the chunk from which it holds."""
 
     text: str
     context: TextContext
+    start: int = 0
 
 
 class Place(NamedTuple):
@@ -79,13 +80,13 @@ class VideoModel:
         """T, C, h, w of a chunk."""
         return (self.memory.chunk_frames, *self.latent_shape)
 
-    def prompt(self, text: str) -> Prompt:
-        """Returns a prompt ready for the network.
+    def prompt(self, text: str, *, start: int = 0) -> Prompt:
+        """Returns a prompt ready for the network, which holds from chunk `start` on.
 
         Raises:
             ValueError: the text encoder does not know the text.
         """
-        return Prompt(text, self.engine.encode_text(self.encode_text(text)))
+        return Prompt(text, self.engine.encode_text(self.encode_text(text)), start)
 
     @property
     def max_frames(self) -> int | None:

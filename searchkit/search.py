@@ -27,7 +27,7 @@ class Level(NamedTuple, Generic[S]):
 
 
 class Selection(NamedTuple):
-    """The indices of the candidates that go on, in the order of their rank, and what every candidate was compared by."""
+    """The indices of the candidates that go on, by rank, and what every candidate was compared by."""
 
     kept: Sequence[int]
     fused: Sequence[float]

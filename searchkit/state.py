@@ -51,18 +51,19 @@ class StreamState:
     """A stream after some chunks: what the next chunk needs, and what scoring it needs.
 
     Attributes:
+        prompts: the stream's, by their starts; the first one starts at chunk 0.
         last: the newest chunk, linked to those before; None at the root.
         chunk: chunks made so far.
         noise: `[T, C, h, w]` that started the newest chunk, or None.
         memory: what the newest chunk attended to; its own block joins when something is expanded from it.
         slot: the newest chunk's own place in memory, or None.
-        frames: pixel frames `[F, 3, H, W]` in [0, 1] of the last `long_window` chunks, oldest first; none where
-            scores are decoded cold.
+        frames: pixel frames `[F, 3, H, W]` in [0, 1] of the last `long_window` chunks of the newest chunk's prompt,
+            oldest first; none where scores are decoded cold.
         decoder_cache: the decoder's, after the newest chunk.
     """
 
     model: VideoModel
-    prompt: Prompt
+    prompts: tuple[Prompt, ...]
     last: Chunk | None = None
     chunk: int = 0
     noise: Tensor | None = None
@@ -70,6 +71,20 @@ class StreamState:
     slot: Unfilled | None = None
     frames: tuple[Tensor, ...] = ()
     decoder_cache: Any = None
+
+    def prompt_of(self, chunk: int) -> Prompt:
+        """Returns the prompt of a chunk, counted from 0."""
+        return [prompt for prompt in self.prompts if prompt.start <= chunk][-1]
+
+    @property
+    def prompt(self) -> Prompt:
+        """The newest chunk's prompt; at the root the first chunk's."""
+        return self.prompt_of(max(0, self.chunk - 1))
+
+    @property
+    def next_prompt(self) -> Prompt:
+        """The next chunk's prompt."""
+        return self.prompt_of(self.chunk)
 
     def chunks(self) -> Iterator[Chunk]:
         """Yields the chunks, newest first."""

@@ -9,6 +9,7 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import torch
@@ -19,7 +20,9 @@ from searchkit.memory import Average, Block, Memory, averaged, evicts, make_room
 from searchkit.model import Place, VideoModel
 from searchkit.noise import derive_seed, draw, propagate
 from searchkit.rewards import Scorer, View
+from searchkit.schedule import cues
 from searchkit.state import Chunk, StreamState, Unfilled
+from searchkit.switch import switched
 from searchkit.types import Action, Child, Preview, Request, Route, Scores, Whole
 
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ class Stream:
     """A stream of a video model as a search problem (see `StagedProblem`).
 
     Attributes:
-        prompt: the text.
+        prompt: the text, or several with ", then " between them; see `searchkit.schedule`.
         horizon: chunks to make; None for a stream without end.
         long_window: chunks that the long score sees.
         decoding: "streamed" decodes every chunk once, after those before it; "cold" decodes what a score is to see
@@ -72,6 +75,7 @@ class Stream:
             raise ValueError(f"long_window must be at least 1 chunk, got {self.long_window}")
         if self.decoding not in get_args(Decoding):
             raise ValueError(f"decoding must be one of {', '.join(get_args(Decoding))}, got {self.decoding!r}")
+        cues(self.prompt, self.horizon)
         limit, chunk_frames = self.model.max_frames, self.model.memory.chunk_frames
         if limit is not None and (self.horizon is None or self.horizon * chunk_frames > limit):
             raise ValueError(
@@ -82,7 +86,8 @@ class Stream:
     @functools.cached_property
     def root(self) -> StreamState:
         """The state before the first chunk."""
-        return StreamState(self.model, self.model.prompt(self.prompt))
+        schedule = cues(self.prompt, self.horizon)
+        return StreamState(self.model, tuple(self.model.prompt(cue.text, start=cue.chunk) for cue in schedule))
 
     def actions(self, state: StreamState, *, num: int, seed: int) -> list[Action]:
         """Returns `num` actions with seeds of their own, whose route is DISCARD and whose noise is fresh."""
@@ -138,11 +143,14 @@ class Stream:
         began = now()
         parents = list(dict.fromkeys(request.state for request in requests))
         filled = self._fill(parents, others)
+        switches = {state: switched(state) for state in parents if state.last and state.next_prompt is not state.prompt}
+        filled += Cost(clean_passes=sum(switch.num_chunks for switch in switches.values()), clean_calls=len(switches))
         branches: dict[tuple[StreamState, Route], tuple[Memory, Prefix]] = {}
         for request in requests:
-            branch = _branch(request)
+            state, route = branch = _branch(request)
             if branch not in branches:
-                memory = make_room(branch[0].memory_after, branch[1], self.model.memory, average)
+                full = switches[state].memory if state in switches else state.memory_after
+                memory = make_room(full, route, self.model.memory, average)
                 branches[branch] = memory, self.model.assemble(memory)
         memories, prefixes = zip(*branches.values(), strict=True)
         cost = Cost(prefixes=len(branches), seconds_generate=now() - began)
@@ -221,17 +229,31 @@ class Stream:
         ]
 
     def score_whole(self, states: Sequence[StreamState]) -> list[Whole]:
-        """Returns the scorer's score of each whole video; nothing is spent where the window still holds it all."""
+        """Returns the scorer's score of each whole video, the mean over its prompts weighted by their chunks.
+
+        Nothing is spent where the window still holds it all.
+        """
         return [self._score_whole(state) for state in states]
 
     @torch.no_grad()
     def _score_whole(self, state: StreamState) -> Whole:
-        if 0 < state.chunk <= self.long_window:
+        if 0 < state.chunk <= self.long_window and state.prompt.start == 0:
             return Whole(state.scores[-1].long, Cost())
         began = now()
         video = state.decode()
         decoding = now() - began
-        score = self.scorer.score_whole([View(state.prompt.text, state.latents, video, video[-1])])[0]
+        ends = [*(prompt.start for prompt in state.prompts[1:]), state.chunk]
+        parts = [
+            (prompt, slice(prompt.start, end))
+            for prompt, end in zip(state.prompts, ends, strict=True)
+            if prompt.start < state.chunk
+        ]
+        scores = [
+            self.scorer.score_whole([View(prompt.text, state.latents[part], video[part], video[part][-1])])[0]
+            for prompt, part in parts
+        ]
+        # Each prompt counts by its share of the video.
+        score = fmean(scores, [len(video[part]) for _, part in parts])
         cost = Cost(
             latent_frames_decoded=state.chunk * self.model.memory.chunk_frames,
             frames_scored=sum(map(len, video)),
@@ -295,7 +317,7 @@ class Stream:
 
     def _place(self, draft: Draft) -> Place:
         state = draft.request.state
-        return self.model.place(state.chunk, draft.memory, draft.prefix, state.prompt)
+        return self.model.place(state.chunk, draft.memory, draft.prefix, state.next_prompt)
 
     def _state(self, draft: Draft, decoded: Decoded, scores: Scores) -> StreamState:
         parent = draft.request.state

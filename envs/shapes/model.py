@@ -19,6 +19,7 @@ from searchkit.decoding import Decoding
 from searchkit.memory import MemoryConfig
 from searchkit.model import VideoModel
 from searchkit.rewards import RewardScorer
+from searchkit.schedule import cues
 from searchkit.stream import Stream
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -147,7 +148,8 @@ def make_stream(
         ValueError: the prompt is not in the shapes grammar, an option is out of range, or weights are missing or
             damaged.
     """
-    Caption.parse(prompt)
+    for cue in cues(prompt, horizon):
+        Caption.parse(cue.text)
     model = load_model(memory=memory, max_batch=1) if deterministic else load_model(memory=memory)
     return Stream(
         model=model,

@@ -578,5 +578,5 @@ def test_correlation_out_of_range_is_refused(make_stream: MakeStream):
 
 
 def test_memory_that_attends_beyond_the_rotary_table_is_refused(make_model: Callable[..., VideoModel]):
-    with pytest.raises(ValueError, match="memory must attend to at most 1024 latent frames.*got 1200"):
+    with pytest.raises(ValueError, match=r"memory must attend to at most 1024 latent frames.*got 1200"):
         make_model(memory=MemoryConfig(window_frames=1188, sink_frames=3, max_sink_frames=15, positions="window"))
