@@ -6,17 +6,16 @@ Letters: T latent frames of a chunk, C channels, h and w latent size, F pixel fr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from searchkit.rewards import View
 from searchkit.state import StreamState
+from searchkit.types import Decoding
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Decoding = Literal["streamed", "cold"]
 
 
 class Decoded(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from searchkit.types import Route, Scores
 
+ROUNDING = 1e-6  # of float32: scores that differ by less are equal, or batching would decide
 Scale = Literal["published", "fixed", "z-score", "rank"]
 
 
@@ -61,8 +62,10 @@ class Calibration:
 
 
 def _z_scores(values: Sequence[float]) -> list[float]:
+    if max(values) - min(values) <= ROUNDING * max(map(abs, values)):
+        return [0.0] * len(values)
     mean, deviation = fmean(values), pstdev(values)
-    return [(value - mean) / deviation if deviation else 0.0 for value in values]
+    return [(value - mean) / deviation for value in values]
 
 
 def _ranks(values: Sequence[float]) -> list[float]:

@@ -6,20 +6,21 @@ Letters: F pixel frames, H and W their size.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import Queue
-from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
 import torch
 
+from searchkit.cost import Cost
 from searchkit.search import BudgetSpent
 from searchkit.state import Chunk, StreamState
 from searchkit.stream import now
-from searchkit.types import Action, Child, Draft, Policy, Request, Scores, SearchOutput, SearchProblem
-from searchkit.wrappers import _Wrapper
+from searchkit.types import Action, Child, Draft, Policy, Request, Scores, SearchOutput, SearchProblem, Whole
+from searchkit.wrappers import Wrapper
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,30 +51,33 @@ class LiveSearch:
         print(live.output.cost)
 
     A chunk is decided once every state that the policy still holds descends from it; the rest of the best video's are
-    when the policy returns. The search waits for a slow reader. It ends before the next level, with the best that it
-    has, where the reader closes the iterator, as a `break` does. Its errors are raised in the reader. Decoding for the
-    reader is not in its costs.
+    when the policy returns. Whoever keeps children, as an `on_level` might, keeps their chunks from being decided.
+
+    The search waits for a slow reader. Where the reader closes the iterator, as a `break` does, it ends before the next
+    level with the best that it has, and scores no whole videos. Its errors are raised in the reader, or left in `error`
+    if nobody reads any more. Decoding for the reader is not in its costs.
 
     Attributes:
         problem: a stream, perhaps wrapped.
         seed: the trial's.
         output: what the search returned; None until it has ended.
+        error: what ended it instead, if anything did.
     """
 
     policy: Policy
     problem: SearchProblem[StreamState]
     seed: int
     output: SearchOutput[StreamState] | None = field(default=None, init=False)
+    error: BaseException | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.problem.root, StreamState):
             raise ValueError(f"problem must be a stream, whose chunks are decoded, got {type(self.problem).__name__}")
 
     def __iter__(self) -> Iterator[Decided]:
-        self.output = None
+        self.output = self.error = None
         handed: Queue[Decided | None] = Queue(maxsize=1)
         problem = _Deciding(self.problem, hand_over=handed.put)
-        errors: list[BaseException] = []
 
         def run() -> None:
             try:
@@ -82,23 +86,24 @@ class LiveSearch:
             except _Closed:
                 pass
             except BaseException as error:
-                errors.append(error)
+                self.error = error
             finally:
                 handed.put(None)
 
         # A daemon, as an iterator that nobody closes must not keep the program from ending.
-        thread = Thread(target=run, name="live search", daemon=True)
+        thread = threading.Thread(target=run, name="live search", daemon=True)
         thread.start()
         rest = iter(handed.get, None)
         try:
             yield from rest
+            if self.error is not None:
+                raise self.error
         finally:
             problem.closed.set()
-            for _ in rest:  # makes room, so that the search comes to where it sees that it is to end
-                pass
-            thread.join()
-            for error in errors:
-                raise error
+            if threading.current_thread() is not thread:  # which collects an abandoned iterator that is garbage
+                for _ in rest:  # makes room, so that the search comes to where it sees that it is to end
+                    pass
+                thread.join()
 
 
 class _Closed(BudgetSpent):
@@ -106,11 +111,11 @@ class _Closed(BudgetSpent):
 
 
 @dataclass(kw_only=True)
-class _Deciding(_Wrapper[StreamState]):
+class _Deciding(Wrapper[StreamState]):
     """Hands over the chunks that all living states share, before each level."""
 
     hand_over: Callable[[Decided], None]
-    closed: Event = field(default_factory=Event, init=False)
+    closed: threading.Event = field(default_factory=threading.Event, init=False)
     _began: float = field(default_factory=now, init=False)
     # Pruned states leave by themselves; beams that have ended, and so are requested no more, stay.
     _alive: WeakSet[StreamState] = field(default_factory=WeakSet, init=False)
@@ -128,6 +133,11 @@ class _Deciding(_Wrapper[StreamState]):
 
     def finish(self, drafts: Sequence[Draft[StreamState]]) -> Sequence[Child[StreamState]]:
         return self._seen(super().finish(drafts))
+
+    def score_whole(self, states: Sequence[StreamState]) -> Sequence[Whole]:
+        if self.closed.is_set():  # nobody waits for the best of equals
+            return [Whole(state.scores[-1].long, Cost()) for state in states]
+        return self.problem.score_whole(states)
 
     def decide(self, states: Iterable[StreamState]) -> None:
         """Hands over what the states have in common beyond what was handed over before.

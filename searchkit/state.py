@@ -119,16 +119,20 @@ class StreamState:
             return None
         return memory.window[0].start_frame // self.model.memory.chunk_frames
 
+    def drop_prefix(self) -> None:
+        """Releases the prefix that the newest chunk's clean pass would see; nothing else can be observed of it."""
+        if self.slot is not None:
+            self.slot.prefix = None
+
     @torch.no_grad()
-    def decode(self) -> tuple[Tensor, ...]:
-        """Returns the pixel frames `[F, 3, H, W]` in [0, 1] of every chunk, oldest first, decoded anew."""
-        pieces, cache = [], None
+    def decode(self) -> Iterator[Tensor]:
+        """Yields the pixel frames `[F, 3, H, W]` in [0, 1] of every chunk, oldest first, decoded anew."""
+        cache = None
         for latents in self.latents:
             (frames,), (cache,) = self.model.decode([latents], [cache])
-            pieces.append(frames)
-        return tuple(pieces)
+            yield frames
 
     @property
     def video(self) -> Tensor:
         """All pixel frames so far, `[F, 3, H, W]` in [0, 1]; see `decode`."""
-        return torch.cat(self.decode())
+        return torch.cat(list(self.decode()))

@@ -6,8 +6,9 @@ Letters: T latent frames of a chunk, C channels, h and w latent size, F pixel fr
 from __future__ import annotations
 
 import functools
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple, get_args
@@ -15,20 +16,23 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 import torch
 
 from searchkit.cost import Cost
-from searchkit.decoding import DECODERS, Decoded, Decoding
-from searchkit.memory import Average, Block, Memory, averaged, evicts, make_room
-from searchkit.model import Place, VideoModel
+from searchkit.decoding import DECODERS, Decoded
+from searchkit.level import branch_of, in_turns, peak
+from searchkit.memory import Average, Block, Memory, averaged, make_room
+from searchkit.model import Place, Prompt, VideoModel
 from searchkit.noise import derive_seed, draw, propagate
 from searchkit.rewards import Scorer, View
 from searchkit.schedule import cues
 from searchkit.state import Chunk, StreamState, Unfilled
 from searchkit.switch import switched
-from searchkit.types import Action, Child, Preview, Request, Route, Scores, Whole
+from searchkit.types import Action, Child, Decoding, Preview, Request, Route, Scores, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from searchkit.backbones.wan import Prefix
+
+LONGEST_STRETCH = 40  # chunks that are scored at once, 30 s of LongLive's
 
 
 class Draft(NamedTuple):
@@ -103,7 +107,9 @@ class Stream:
         Raises:
             ValueError: an action that the stream cannot take.
         """
-        turns = self._turns(requests)
+        if not requests:
+            return []
+        turns = in_turns(requests, self.model.prefix_budget)
         if len(turns) > 1:
             return self._expand_in_turns(requests, turns)
         return self.finish(self.advance(self.start(requests)))
@@ -113,7 +119,7 @@ class Stream:
     ) -> list[Child[StreamState]]:
         """Returns the children, made so that no prefix outlives its turn."""
         for request in requests:
-            _drop_prefix(request.state)
+            request.state.drop_prefix()
         children: dict[int, Child[StreamState]] = {}
         average = functools.cache(averaged)
         for rows in turns:
@@ -123,7 +129,7 @@ class Stream:
             children |= zip(rows, self.finish(self.advance(drafts)), strict=True)
             del drafts  # before the next turn: they hold this one's prefixes
             for row in rows:
-                _drop_prefix(children[row].state)
+                children[row].state.drop_prefix()
         return [children[row] for row in range(len(requests))]
 
     def start(self, requests: Sequence[Request[StreamState]]) -> list[Draft]:
@@ -140,6 +146,8 @@ class Stream:
             others: memories that stay alive meanwhile, for the account.
             average: caches, so that beams which average the same blocks share the result.
         """
+        if not requests:
+            return []
         began = now()
         parents = list(dict.fromkeys(request.state for request in requests))
         filled = self._fill(parents, others)
@@ -147,20 +155,20 @@ class Stream:
         filled += Cost(clean_passes=sum(switch.num_chunks for switch in switches.values()), clean_calls=len(switches))
         branches: dict[tuple[StreamState, Route], tuple[Memory, Prefix]] = {}
         for request in requests:
-            state, route = branch = _branch(request)
+            state, route = branch = branch_of(request)
             if branch not in branches:
                 full = switches[state].memory if state in switches else state.memory_after
                 memory = make_room(full, route, self.model.memory, average)
                 branches[branch] = memory, self.model.assemble(memory)
         memories, prefixes = zip(*branches.values(), strict=True)
         cost = Cost(prefixes=len(branches), seconds_generate=now() - began)
-        cost += filled + _peak([*others, *(parent.memory_after for parent in parents), *memories], prefixes)
+        cost += filled + peak([*others, *(parent.memory_after for parent in parents), *memories], prefixes)
         share = cost.share(len(requests))
         drafts = []
         for request in requests:
             noises = draw(request.action.seed, self.model.chunk_shape, count=1 + self.model.sampler.num_renoise)
             noises[0] = propagate(request.state.noise, noises[0], request.action.correlation)
-            memory, prefix = branches[_branch(request)]
+            memory, prefix = branches[branch_of(request)]
             drafts.append(Draft(request, memory, prefix, noises, noises[0], None, 0, share))
         return drafts
 
@@ -179,6 +187,8 @@ class Stream:
         last = sampler.num_passes if passes is None else first + passes
         if not first <= last <= sampler.num_passes:
             raise ValueError(f"passes must be from 0 to {sampler.num_passes - first}, those left, got {passes}")
+        if not drafts:
+            return []
         places = [self._place(draft) for draft in drafts]
         for k in range(first, last):
             began = now()
@@ -229,38 +239,41 @@ class Stream:
         ]
 
     def score_whole(self, states: Sequence[StreamState]) -> list[Whole]:
-        """Returns the scorer's score of each whole video, the mean over its prompts weighted by their chunks.
+        """Returns the scorer's score of each whole video; nothing is spent where the window still holds it all.
 
-        Nothing is spent where the window still holds it all.
+        A prompt that changes, and a video of more than 40 chunks, are scored in stretches of one prompt and at most 40
+        chunks, so that memory stays bounded; the mean counts each by its chunks.
+
+        Raises:
+            ValueError: a state is the root, which has no video.
         """
+        for state in states:
+            if state.last is None:
+                raise ValueError("states must have at least 1 chunk to be scored, got the root")
         return [self._score_whole(state) for state in states]
 
     @torch.no_grad()
     def _score_whole(self, state: StreamState) -> Whole:
         if 0 < state.chunk <= self.long_window and state.prompt.start == 0:
             return Whole(state.scores[-1].long, Cost())
-        began = now()
-        video = state.decode()
-        decoding = now() - began
-        ends = [*(prompt.start for prompt in state.prompts[1:]), state.chunk]
-        parts = [
-            (prompt, slice(prompt.start, end))
-            for prompt, end in zip(state.prompts, ends, strict=True)
-            if prompt.start < state.chunk
-        ]
-        scores = [
-            self.scorer.score_whole([View(prompt.text, state.latents[part], video[part], video[part][-1])])[0]
-            for prompt, part in parts
-        ]
-        # Each prompt counts by its share of the video.
-        score = fmean(scores, [len(video[part]) for _, part in parts])
-        cost = Cost(
-            latent_frames_decoded=state.chunk * self.model.memory.chunk_frames,
-            frames_scored=sum(map(len, video)),
-            seconds_decode=decoding,
-            seconds_score=now() - began - decoding,
-        )
-        return Whole(score, cost)
+        cost = Cost()
+        scores: list[float] = []
+        lengths: list[int] = []
+        pieces, began = state.decode(), now()
+        for prompt, chunks in _stretches(state):
+            frames = tuple(itertools.islice(pieces, len(chunks)))
+            decoded = now()
+            view = View(prompt.text, tuple(state.latents[chunks.start : chunks.stop]), frames, frames[-1])
+            scores += self.scorer.score_whole([view])
+            lengths.append(len(chunks))
+            cost += Cost(
+                latent_frames_decoded=len(chunks) * self.model.memory.chunk_frames,
+                frames_scored=sum(map(len, frames)),
+                seconds_decode=decoded - began,
+                seconds_score=now() - decoded,
+            )
+            began = now()
+        return Whole(fmean(scores, lengths), cost)
 
     def _fill(self, parents: Sequence[StreamState], others: Sequence[Memory]) -> Cost:
         """Runs the clean passes that are still due for the parents' newest chunks; returns what it cost but time."""
@@ -274,31 +287,17 @@ class Stream:
         calls = self.model.commit([last.latents for last, _, _ in due], [slot.block for _, slot, _ in due], places)
         assembled = sum(slot.prefix is None for _, slot, _ in due)
         for state in parents:  # only now, so that after a failed pass the state can be expanded again
-            _drop_prefix(state)
+            state.drop_prefix()
         spent = Cost(clean_passes=len(due), clean_calls=calls, prefixes=assembled)
-        return spent + _peak([*others, *(state.memory_after for state in parents)], prefixes)
-
-    def _turns(self, requests: Sequence[Request[StreamState]]) -> list[list[int]]:
-        """Returns the requests' indices in turns whose prefixes fit the budget, by branches of one prefix each."""
-        branches: dict[tuple[StreamState, Route], list[int]] = {}
-        for row, request in enumerate(requests):
-            branches.setdefault(_branch(request), []).append(row)
-        turns: list[list[int]] = []
-        room = 0
-        for (state, _), rows in branches.items():
-            size = self.model.prefix_bytes(state.memory_after)
-            if not turns or size > room:
-                turns.append([])
-                room = self.model.prefix_budget
-            turns[-1] += rows
-            room -= size
-        return [sorted(rows) for rows in turns]
+        return spent + peak([*others, *(state.memory_after for state in parents)], prefixes)
 
     @torch.no_grad()
     def _decode_and_score(
         self, drafts: Sequence[Draft], latents: Sequence[Tensor]
     ) -> tuple[list[Decoded], list[Scores], Cost]:
         """Returns what candidates with these latents `[T, C, h, w]` look like and score, and each one's cost."""
+        if not drafts:
+            return [], [], Cost()
         began = now()
         decoded = DECODERS[self.decoding]([draft.request.state for draft in drafts], latents, self.long_window)
         decoding = now() - began
@@ -341,20 +340,12 @@ def now() -> float:
     return time.perf_counter()
 
 
-def _branch(request: Request[StreamState]) -> tuple[StreamState, Route]:
-    """Returns the parent and the route in effect, by which siblings share a prefix: DISCARD where nothing leaves."""
-    state, action = request
-    leaves = evicts(state.memory_after, state.model.memory)
-    return state, Route(action.route) if leaves else Route.DISCARD
-
-
-def _drop_prefix(state: StreamState) -> None:
-    if state.slot is not None:
-        state.slot.prefix = None
-
-
-def _peak(memories: Sequence[Memory], prefixes: Sequence[Prefix]) -> Cost:
-    """Returns the bytes of the distinct blocks and prefixes that are alive."""
-    block_bytes = sum(block.nbytes for block in {block for memory in memories for block in memory.blocks})
-    prefix_bytes = sum(prefix.nbytes for prefix in prefixes)
-    return Cost(peak_bytes=block_bytes + prefix_bytes, peak_block_bytes=block_bytes, peak_prefix_bytes=prefix_bytes)
+def _stretches(state: StreamState) -> Iterator[tuple[Prompt, range]]:
+    """Yields the chunks of a state in runs of one prompt that are short enough to be scored at once."""
+    start = 0
+    while start < state.chunk:
+        prompt = state.prompt_of(start)
+        ends = [later.start for later in state.prompts if later.start > start]
+        end = min(start + LONGEST_STRETCH, state.chunk, *ends)
+        yield prompt, range(start, end)
+        start = end

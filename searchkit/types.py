@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from searchkit.cost import Cost
+
+Decoding = Literal["streamed", "cold"]  # see `searchkit.stream.Stream`
 
 
 class Route(enum.IntEnum):

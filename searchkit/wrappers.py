@@ -17,7 +17,9 @@ Made = TypeVar("Made", bound=Sequence[Any])  # drafts or children, which have a 
 
 
 @dataclass(kw_only=True)
-class _Wrapper(Generic[S]):
+class Wrapper(Generic[S]):
+    """A problem that does what the one inside does; others derive from it and change what they need to."""
+
     problem: SearchProblem[S] = field(kw_only=False)
 
     @property
@@ -51,7 +53,7 @@ class _Wrapper(Generic[S]):
 
 
 @dataclass(kw_only=True)
-class Budgeted(_Wrapper[S]):
+class Budgeted(Wrapper[S]):
     """Ends a search before the first level that would start with the budget spent.
 
     The level that crosses the budget is still made whole, and the first one always is, so a search has a video to
@@ -111,7 +113,7 @@ class Budgeted(_Wrapper[S]):
 
 
 @dataclass(kw_only=True)
-class Watched(_Wrapper[S]):
+class Watched(Wrapper[S]):
     """Tells somebody of every level as soon as it is made.
 
     Attributes:

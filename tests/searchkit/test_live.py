@@ -259,3 +259,33 @@ def test_problem_without_pictures_is_refused():
     problem: Any = GymProblem(env=gymnasium.make("FrozenLake-v1"), horizon=3)
     with pytest.raises(ValueError, match=r"problem must be a stream, .* got GymProblem"):
         LiveSearch(policy=Greedy(), problem=problem, seed=0)
+
+
+def test_search_whose_abandoned_iterator_is_garbage_ends(make_stream: Callable[..., Stream]):
+    class _Cycle:
+        iterator: object
+
+    cycle = _Cycle()
+    cycle.iterator = iter(LiveSearch(policy=Greedy(), problem=make_stream(horizon=40), seed=0))
+    next(cycle.iterator)  # type: ignore[call-overload]
+    cycle.cycle = cycle  # type: ignore[attr-defined]
+    del cycle
+    [search] = [thread for thread in threading.enumerate() if thread.name == "live search"]
+    gc.collect()
+    search.join(timeout=30)
+    assert not search.is_alive()
+
+
+def test_error_after_the_reader_has_gone_is_kept(make_stream: Callable[..., Stream]):
+    @dataclass(frozen=True)
+    class _Failing:
+        def __call__(self, problem: Any, *, seed: int) -> Any:
+            try:
+                return Greedy()(problem, seed=seed)
+            finally:
+                raise ZeroDivisionError("late")
+
+    live = LiveSearch(policy=_Failing(), problem=make_stream(), seed=0)
+    for _ in live:
+        break
+    assert isinstance(live.error, ZeroDivisionError) and live.output is None

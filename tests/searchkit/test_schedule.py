@@ -112,7 +112,7 @@ def test_prompts_score_their_own_part_of_the_video(make_stream: MakeStream):
     stream = make_stream(prompt="one, then @4 two", horizon=7)
     best = Greedy()(stream, seed=0).best
     assert len(best.frames) == 3  # the window starts anew with the prompt
-    pieces = best.decode()
+    pieces = tuple(best.decode())
     one, two = (
         stream.scorer.score_whole([View(text, (), part, part[-1])])[0]
         for text, part in (("one", pieces[:4]), ("two", pieces[4:]))

@@ -580,3 +580,31 @@ def test_correlation_out_of_range_is_refused(make_stream: MakeStream):
 def test_memory_that_attends_beyond_the_rotary_table_is_refused(make_model: Callable[..., VideoModel]):
     with pytest.raises(ValueError, match=r"memory must attend to at most 1024 latent frames.*got 1200"):
         make_model(memory=MemoryConfig(window_frames=1188, sink_frames=3, max_sink_frames=15, positions="window"))
+
+
+def test_long_videos_are_scored_in_stretches(make_stream: MakeStream):
+    stream = make_stream(horizon=90, long_window=3)
+    best = Greedy()(stream, seed=0).best
+    pieces = list(best.decode())
+    parts = [pieces[:40], pieces[40:80], pieces[80:]]
+    scores = [stream.scorer.score_whole([View("", (), tuple(part), part[-1])])[0] for part in parts]
+    [whole] = stream.score_whole([best])
+    assert whole.score == pytest.approx((40 * scores[0] + 40 * scores[1] + 10 * scores[2]) / 90)
+    assert whole.cost.latent_frames_decoded == 180
+
+
+def test_nothing_asked_is_nothing_made(make_stream: MakeStream):
+    stream = make_stream()
+    assert stream.expand([]) == stream.start([]) == stream.advance([]) == stream.preview([]) == stream.finish([]) == []
+
+
+def test_unknown_route_is_refused_even_while_nothing_leaves(make_stream: MakeStream):
+    stream = make_stream()
+    with pytest.raises(ValueError, match="7 is not a valid Route"):
+        stream.expand([Request(stream.root, Action(0, 7))])  # type: ignore[arg-type]
+
+
+def test_root_has_no_whole_score(make_stream: MakeStream):
+    stream = make_stream()
+    with pytest.raises(ValueError, match="at least 1 chunk to be scored, got the root"):
+        stream.score_whole([stream.root])
