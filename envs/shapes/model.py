@@ -15,7 +15,7 @@ from envs.shapes.rewards import ImageReward, VideoReward
 from envs.shapes.world import FPS, SIZE, Caption
 from searchkit.backbones.sampler import Sampler
 from searchkit.backbones.wan import CausalWan
-from searchkit.decoding import Decoding
+from searchkit.types import Decoding
 from searchkit.memory import MemoryConfig
 from searchkit.model import VideoModel
 from searchkit.rewards import RewardScorer

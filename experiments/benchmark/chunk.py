@@ -19,7 +19,7 @@ PHASES = ("denoise", "clean pass", "prefix assembly", "decode", "score")
 WARM_UP = 5  # chunks until the window is full and something has left it
 
 
-class Cost(NamedTuple):
+class ChunkCost(NamedTuple):
     """What a chunk of some candidates costs.
 
     seconds: by phase; a clean pass and a prefix of every parent.
@@ -38,20 +38,31 @@ class Cost(NamedTuple):
 
 
 @torch.no_grad()
-def measure(stream: Stream, candidates: Sequence[int], repeats: int) -> list[Cost]:
-    """Returns the costs for each number of candidates: of one parent, then of as many parents."""
+def measure(stream: Stream, candidates: Sequence[int], repeats: int, *, together: bool) -> list[ChunkCost]:
+    """Returns the costs for each number of candidates: of one parent, then of as many parents.
+
+    Args:
+        together: whether all numbers take turns, so that their ratios hold on a busy machine; their memory is then
+            held together, too, which is much for a large model.
+    """
     parents = full_window(stream, max(candidates))
     sides = [(num, width) for num in candidates for width in dict.fromkeys((1, num))]
+    groups = [sides] if together else [[side] for side in sides]
+    return [cost for group in groups for cost in _measure_group(stream, group, parents, repeats)]
+
+
+def _measure_group(
+    stream: Stream, sides: Sequence[tuple[int, int]], parents: Sequence[StreamState], repeats: int
+) -> list[ChunkCost]:
     drafts = {(num, width): _drafts(stream, parents[:width], num) for num, width in sides}
     tasks = {
-        (side, phase): task
+        f"{side} {phase}": task
         for side, some in drafts.items()
         for phase, task in _tasks(stream, some, parents[: side[1]]).items()
     }
-    named = {f"{side} {phase}": task for (side, phase), task in tasks.items()}
-    seconds = interleaved(named, repeats)
+    seconds = interleaved(tasks, repeats)
     return [
-        Cost(
+        ChunkCost(
             num,
             width,
             {phase: seconds[f"{(num, width)} {phase}"] for phase in PHASES},
@@ -62,7 +73,7 @@ def measure(stream: Stream, candidates: Sequence[int], repeats: int) -> list[Cos
     ]
 
 
-def table(costs: Sequence[Cost], *, title: str) -> Table:
+def table(costs: Sequence[ChunkCost], *, title: str) -> Table:
     """Returns the table of costs, in ms and as shares of a chunk."""
     made = Table(title=title)
     for column in ("candidates", "parents", *PHASES, "chunk", "of 1 candidate", "prefixes", "blocks"):

@@ -5,8 +5,9 @@ Candidates of one parent share its prefix; every pass and layer attends to prefi
 - expanded: concatenates the prefix, expanded over the candidates, with their own keys (what the engine does).
 - folded: attends to the prefix once, with all candidates' queries in a row, and to the own keys apart; the two
   results merge by their log-sum-exp. Copies nothing.
-- buffer: keys and values of prefix and chunk lie in one buffer a layer, of which a pass writes the chunk's part only.
-  It takes a copy of the prefix a candidate, for as long as the chunk is denoised. Timed without the filling.
+- buffer: keys and values of prefix and chunk lie in one buffer, of which a pass writes the chunk's part only. It takes
+  a copy of the prefix a candidate and layer, for as long as the chunk is denoised. Timed with one buffer for all
+  layers, and without filling it: less than it would really take.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ import torch
 from torch import Tensor
 
 from experiments.benchmark.timing import interleaved
-from searchkit.backbones.attention import CausalSelfAttention, SelfContext
+from searchkit.backbones.attention import CausalSelfAttention, SelfContext, _rows
 from searchkit.backbones.rotary import rotate
 from searchkit.stream import Draft, Stream
 
 
 @torch.no_grad()
 def measure(stream: Stream, drafts: list[Draft], repeats: int) -> dict[str, float]:
-    """Returns the seconds that denoising siblings takes by each way, and the folded way's largest difference.
+    """Returns the seconds that denoising a level takes by each way, and the folded way's largest difference.
 
-    "join" is how long the concatenations of a whole chunk take alone.
+    "join" is how long the concatenations of a whole chunk take alone, "assembly" the prefixes. Candidates of several
+    parents are joined in the engine's way only.
     """
     prefix, num_tokens = drafts[0].prefix, drafts[0].prefix.num_tokens
+    memories = {draft.prefix: draft.memory for draft in drafts}
     own = stream.model.memory.chunk_frames * stream.model.engine.tokens_per_frame
     buffers = [torch.zeros(len(drafts), num_tokens + own, *prefix.keys.shape[2:]) for _ in range(2)]
-    ways: dict[str, CausalSelfAttention] = {
-        "expanded": CausalSelfAttention(),
-        "folded": _Folded(),
-        "buffer": _Buffered(buffers),
-    }
+    ways: dict[str, CausalSelfAttention] = {"expanded": CausalSelfAttention()}
+    if len(memories) == 1:
+        ways |= {"folded": _Folded(), "buffer": _Buffered(buffers)}
 
     def denoise(way: CausalSelfAttention) -> Callable[[], list[Draft]]:
         def run() -> list[Draft]:
@@ -47,7 +48,11 @@ def measure(stream: Stream, drafts: list[Draft], repeats: int) -> dict[str, floa
         return run
 
     tasks: dict[str, Callable[[], object]] = {name: denoise(way) for name, way in ways.items()}
-    seconds = interleaved({**tasks, "join": _join(stream, drafts, own)}, repeats)
+    tasks["join"] = _join(stream, drafts, own)
+    tasks["assembly"] = lambda: [stream.model.assemble(memory) for memory in memories.values()]
+    seconds = interleaved(tasks, repeats)
+    if len(memories) > 1:
+        return seconds
     reference, folded = denoise(ways["expanded"])(), denoise(ways["folded"])()
     difference = max(float((a.x - b.x).abs().max()) for a, b in zip(reference, folded, strict=True))
     return {**seconds, "folded, largest difference": difference}
@@ -55,14 +60,16 @@ def measure(stream: Stream, drafts: list[Draft], repeats: int) -> dict[str, floa
 
 def _join(stream: Stream, drafts: list[Draft], num_own: int) -> Callable[[], None]:
     """Returns the concatenations of all layers and passes of a chunk, alone."""
-    prefix = drafts[0].prefix
-    chunk = torch.zeros(len(drafts), num_own, *prefix.keys.shape[2:])
-    joined = [part for pair in zip(prefix.keys, prefix.values, strict=True) for part in pair]
+    prefixes = list(dict.fromkeys(draft.prefix for draft in drafts))
+    chunk = torch.zeros(len(drafts), num_own, *prefixes[0].keys.shape[2:])
+    layers = range(len(prefixes[0].keys))
+    kinds = [[prefix.keys for prefix in prefixes], [prefix.values for prefix in prefixes]]
+    joined = [tuple(tensor[layer] for tensor in kind) for layer in layers for kind in kinds]
 
     def run() -> None:
         for _ in range(stream.model.sampler.num_passes):
-            for part in joined:
-                torch.cat([part.expand(len(drafts), -1, -1, -1), chunk], dim=1)
+            for rows in joined:
+                torch.cat([_rows(rows, len(drafts)), chunk], dim=1)
 
     return run
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.presets import stream_t1_released
@@ -12,8 +12,8 @@ from policies import StreamT1
 from searchkit.backbones.sampler import Sampler
 from searchkit.fusion import RewardRouting
 from searchkit.memory import num_frames
-from searchkit.types import Child, Record, Route, Scores
-from searchkit.wrappers import Watched
+from searchkit.types import Child, Request, Route, Scores, Whole
+from searchkit.wrappers import Wrapper
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,25 +34,46 @@ class StandInScorer:
         return [_long(view) for view in views]
 
 
+@dataclass(kw_only=True)
+class _Noting(Wrapper["StreamState"]):
+    """Notes all candidates, and the beams that go on from each chunk; they stay alive, as these runs are tiny."""
+
+    children: list[Child[StreamState]] = field(default_factory=list)
+    kept: list[Sequence[StreamState]] = field(default_factory=list)
+
+    def expand(self, requests: Sequence[Request[StreamState]]) -> Sequence[Child[StreamState]]:
+        beams = list(dict.fromkeys(request.state for request in requests))
+        self.kept += [beams] if beams[0].chunk else []
+        made = self.problem.expand(requests)
+        self.children += made
+        return made
+
+    def score_whole(self, states: Sequence[StreamState]) -> Sequence[Whole]:
+        self.kept.append(states)
+        return self.problem.score_whole(states)
+
+
 def replay_beams(recording: Recording) -> Iterator[Pair]:
     """Yields every recorded candidate, selection and result with what this code makes of it."""
     facts = recording.facts
     policy = released_policy(recording)
     stream = released_stream(recording)
-    children: list[Child[StreamState]] = []  # all of them stay alive, as these runs are tiny
-    output = policy(Watched(stream, on_level=children.extend), seed=facts["seed"])
-    for index, (event, child) in enumerate(zip(facts["events"], children, strict=True)):
+    watched = _Noting(stream)
+    output = policy(watched, seed=facts["seed"])
+    yield Pair("number of candidates", len(facts["events"]), len(watched.children))
+    for index, (event, child) in enumerate(zip(facts["events"], watched.children, strict=False)):
         yield from _candidate(event, child, policy.routing)
         yield Pair("noise of every candidate", recording.tensors[f"noise.{index}"], child.state.noise, is_exact=True)
-    yield Pair("number of candidates", len(facts["events"]), len(output.records))
-    for event, record in zip(facts["events"], output.records, strict=True):
+    for event, record in zip(facts["events"], output.records, strict=False):
         yield Pair("fused score", event["score"], record.fused)
-    for chunk, kept in enumerate(facts["kept"]):
-        beams = _kept(output.records, chunk)
-        yield Pair("kept beams, best first", [beam["seeds"] for beam in kept], [_seeds(beam) for beam in beams])
-        for recorded, beam in zip(kept, beams, strict=True):
-            yield Pair("fused score of kept beams", recorded["score"], beam.fused)
-    yield from _results(recording, stream, output.records, children, output.best)
+    fused = {record.lineage: record.fused for record in output.records}
+    yield Pair("number of chunks", len(facts["kept"]), len(watched.kept))
+    for kept, beams in zip(facts["kept"], watched.kept, strict=False):
+        seeds = [[action.seed for action in beam.actions] for beam in beams]
+        yield Pair("kept beams, best first", [beam["seeds"] for beam in kept], seeds)
+        for recorded, beam in zip(kept, beams, strict=False):
+            yield Pair("fused score of kept beams", recorded["score"], fused[beam.actions])
+    yield from _results(recording, stream, watched.kept[-1], output.best)
 
 
 def released_policy(recording: Recording) -> StreamT1:
@@ -124,34 +145,18 @@ def _candidate(event: dict[str, Any], child: Child[StreamState], routing: Reward
     yield Pair("appended sinks", event["appended"], [s.start_frame for s in sinks if s.start_frame >= first])
 
 
-def _kept(records: Sequence[Record], chunk: int) -> list[Record]:
-    """Returns the records of the beams that went on from a chunk, in the order in which they did."""
-    kept = {record.lineage: record for record in records if record.chunk == chunk and record.kept}
-    later = [record.lineage[:-1] for record in records if record.chunk == chunk + 1]
-    order = dict.fromkeys(later) or sorted(kept, key=lambda lineage: -kept[lineage].fused)
-    return [kept[lineage] for lineage in order]
-
-
-def _seeds(record: Record) -> list[int]:
-    return [action.seed for action in record.lineage]
-
-
 def _results(
-    recording: Recording,
-    stream: Stream,
-    records: Sequence[Record],
-    children: Sequence[Child[StreamState]],
-    best: StreamState,
+    recording: Recording, stream: Stream, survivors: Sequence[StreamState], best: StreamState
 ) -> Iterator[Pair]:
     import torch
 
     facts = recording.facts
-    states = {child.state.actions: child.state for child in children}
-    survivors = [states[record.lineage] for record in _kept(records, facts["num_chunks"] - 1)]
-    for index, (state, score) in enumerate(zip(survivors, stream.score_whole(survivors), strict=True)):
-        yield Pair("final latents", recording.tensors[f"final_latents.{index}"], torch.cat(state.latents))
-        yield Pair("final score", facts["final_scores"][index], score.score)
-    yield Pair("final pick", facts["final_pick"], survivors.index(best))
+    wholes = stream.score_whole(survivors)
+    yield Pair("number of final scores", len(facts["final_scores"]), len(wholes))
+    for index, (state, whole) in enumerate(zip(survivors, wholes, strict=True)):
+        yield Pair("final latents", recording.tensors.get(f"final_latents.{index}"), torch.cat(state.latents))
+        yield Pair("final score", facts["final_scores"][index], whole.score)
+    yield Pair("final pick", facts["final_pick"], list(survivors).index(best))
 
 
 def _short(frames: Tensor) -> float:

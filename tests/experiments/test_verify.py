@@ -8,6 +8,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from experiments.verify.__main__ import main, verify
+from searchkit.pruning import keep_best
+from searchkit.search import Selection
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -35,6 +37,8 @@ def test_released_beam_searches_replay_within_the_tolerance(run):
     exact = {name for name, check in checks.items() if check.tolerance == 0.0}
     assert exact == {
         "number of candidates",
+        "number of chunks",
+        "number of final scores",
         "seed of every candidate",
         "noise of every candidate",
         "gates",
@@ -62,6 +66,27 @@ def test_beam_search_under_another_setting_is_found(setting, value, quantities, 
     facts[setting] = value
     path.with_suffix(".json").write_text(json.dumps(facts))
     assert quantities <= {check.quantity for check in verify(path, tolerance=2e-5) if not check.passed}
+
+
+def test_order_of_the_last_beams_is_checked(monkeypatch):
+    def reversed_at_the_end(width, fusion):
+        def select(level):
+            kept, fused = keep_best(width, fusion)(level)
+            return Selection(kept[::-1] if level.chunk == level.horizon - 1 else kept, fused)
+
+        return select
+
+    monkeypatch.setattr("policies.stream_t1.keep_best", reversed_at_the_end)
+    failed = {check.quantity for check in verify(GOLDEN / "beam_search") if not check.passed}
+    assert {"kept beams, best first", "final pick"} <= failed
+
+
+def test_recording_with_another_number_of_candidates_is_found(tmp_path):
+    path = _copy("beam_search", tmp_path)
+    facts = json.loads(path.with_suffix(".json").read_text())
+    facts["events"].pop()
+    path.with_suffix(".json").write_text(json.dumps(facts))
+    assert [check.quantity for check in verify(path) if not check.passed] == ["number of candidates"]
 
 
 def test_verdict_is_printed_and_agreement_exits_quietly(capsys):
