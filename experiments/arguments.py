@@ -46,6 +46,8 @@ class _Choice(NamedTuple):
     policies: Sequence[str] | None
     policy: str | None
     budget: str | None
+    prompts: Sequence[str] | None
+    num_prompts: str | None
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -59,6 +61,10 @@ def parse(argv: Sequence[str]) -> Command:
     choice = _choose(argv)
     budget = None if choice.budget is None else parse_budget(choice.budget)
     base = preset(choice.preset)
+    if choice.prompts is not None:
+        base = replace(base, prompts=tuple(choice.prompts), num_prompts=None)
+    elif choice.num_prompts is not None:
+        base = replace(base, prompts=(), num_prompts=base.num_prompts or 1)  # until the number given is read below
     typed = _typed(choice, base)
     with contextlib.redirect_stderr(io.StringIO()) as complaint:
         try:
@@ -88,10 +94,14 @@ def _choose(argv: Sequence[str]) -> _Choice:
     parser.add_argument("--policies", nargs="*")
     parser.add_argument("--policy", nargs="?", const="")
     parser.add_argument("--budget", nargs="?", const="")
+    parser.add_argument("--prompts", nargs="*")
+    parser.add_argument("--num-prompts", "--num_prompts", nargs="?", const="")
     given, others = parser.parse_known_args(argv)
-    choice = _Choice(given.preset, given.policies, given.policy, given.budget)
+    choice = _Choice(**vars(given))
     if choice.policy is not None and choice.policies is not None:
         raise ValueError("--policy runs one policy and --policies several at their defaults: give one of the two")
+    if choice.prompts is not None and choice.num_prompts is not None:
+        raise ValueError("--prompts takes prompts of your own and --num-prompts unseen ones: give one of the two")
     stray = [word for word in others if word.startswith("--policy.")]
     if stray and choice.policy is None:
         raise ValueError(f"{stray[0]} is an option of a policy: name it with --policy NAME")

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from experiments.prompts import unseen_prompts
 from experiments.registry import flat, plain, policy_label
 from searchkit.memory import MemoryConfig
+from searchkit.schedule import SEPARATOR, cues
 from searchkit.types import Policy
 
 MIN_LATENT_FRAMES = 3  # the oracles need 9 pixel frames
@@ -32,7 +34,10 @@ class Experiment:
     """What determines an experiment's results: every policy searches every prompt with every seed.
 
     Attributes:
-        prompts: texts of the videos, or the path of a file with one prompt a line.
+        prompts: texts of the videos, or the path of a file with one prompt a line. "..., then ..." changes what is
+            asked in mid-stream, "..., then @14 ..." from chunk 14 on.
+        num_prompts: take so many prompts that training never showed, in place of prompts of your own.
+        prompts_from: which of those num_prompts takes; "tuning" ones are for choosing settings and are never reported.
         num_chunks: length of each video, in chunks (7 are 5 s, 40 are 30 s); None streams until max_passes or
             max_seconds ends it, and wants --memory.positions window.
         seeds: one trial a seed, for every prompt and policy.
@@ -42,11 +47,14 @@ class Experiment:
         max_passes: network passes after which a search ends before its next chunk; None for no limit.
         max_seconds: seconds after which a search ends before its next chunk; None for no limit.
         deterministic: run candidates one at a time, so that results do not depend on how they are grouped.
+        measure_candidates: let the oracles measure every candidate, too; policies are neither told nor charged.
         memory: sizes of the key/value memory, in latent frames (3 a chunk, 4 pixel frames each).
         policies: what to compare.
     """
 
     prompts: tuple[str, ...] = ()
+    num_prompts: int | None = None
+    prompts_from: Literal["report", "tuning"] = "report"
     num_chunks: int | None = 7
     seeds: tuple[int, ...] = (0,)
     long_window: int = 10
@@ -54,6 +62,7 @@ class Experiment:
     max_passes: float | None = None
     max_seconds: float | None = None
     deterministic: bool = False
+    measure_candidates: bool = False
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     policies: Annotated[tuple[Policy, ...], tyro.conf.Suppress] = ()
 
@@ -68,11 +77,22 @@ class Experiment:
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
                 raise ValueError(f"{name} must be above 0, got {limit}")
-        for name in ("prompts", "seeds", "policies"):
+        self._check_prompts()
+        for name in ("seeds", "policies"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
         if any(not 0 <= seed < 2**63 for seed in self.seeds):
             raise ValueError(f"seeds must be from 0 to 2**63 - 1, got {' '.join(map(str, self.seeds))}")
+        if self.measure_candidates and self.decoding == "cold":
+            raise ValueError("measure_candidates needs decoding streamed: candidates decoded cold keep no frames")
+
+    def _check_prompts(self) -> None:
+        if self.prompts and self.num_prompts is not None:
+            raise ValueError(f"num_prompts takes the place of prompts: give one of the two, got {self.num_prompts} too")
+        if not self.prompts and self.num_prompts is None:
+            raise ValueError("prompts must not be empty")
+        if self.prompts and self.prompts_from != "report":
+            raise ValueError(f"prompts_from {self.prompts_from} says which prompts num_prompts takes: give num_prompts")
 
     def _check_endless(self) -> None:
         if self.max_passes is None and self.max_seconds is None:
@@ -97,7 +117,11 @@ class Experiment:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """All searches; those to be compared follow each other, so that an early end leaves whole comparisons."""
+        """All searches; those to be compared follow each other, so that an early end leaves whole comparisons.
+
+        Of prompts that are texts, see `with_prompts`.
+        """
+        assert self.prompts
         return tuple(
             Trial(policy, prompt, seed)
             for prompt in dict.fromkeys(self.prompts)
@@ -106,8 +130,9 @@ class Experiment:
         )
 
     def settings(self) -> dict[str, Any]:
-        """Returns everything but the policies, by the names of the command line."""
-        return {name: value for name, value in flat(self).items() if name != "policies"}
+        """Returns everything but the policies, by the names of the command line; prompts are there as texts alone."""
+        others = ("policies", "num-prompts", "prompts-from")
+        return {name: value for name, value in flat(self).items() if name not in others}
 
     def describe(self) -> dict[str, Any]:
         """Returns what tells this experiment from another, as plain values for JSON."""
@@ -122,27 +147,46 @@ class Execution:
         out: output folder; None for a folder of the experiment's own under runs/.
         wandb: how Weights & Biases logs; None for online when logged in (or as WANDB_MODE says), else offline.
         threads: CPU threads of torch. Models this small gain little from more, and lose much on a busy machine.
+        engine: what makes trials; "processes" makes several at once, each in a process with threads of its own;
+            "in-process" makes one after the other; "auto" takes processes where more than 8 trials are to be made.
+        workers: processes; None for the machine's cores by threads.
     """
 
     out: Path | None = None
     wandb: Literal["online", "offline", "disabled"] | None = None
     threads: int = 1
+    engine: Literal["auto", "in-process", "processes"] = "auto"
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
+        if self.workers is not None and self.engine == "in-process":
+            raise ValueError(f"workers are for --engine processes, got {self.workers} for --engine in-process")
 
 
 def with_prompts(experiment: Experiment) -> Experiment:
-    """Returns the experiment with prompt files read and every prompt in the spelling that the model sees.
+    """Returns the experiment with unseen prompts and those of files as texts, in the spelling that the model sees.
 
     Raises:
-        ValueError: a file is missing, unreadable or empty, or a prompt is outside the shapes grammar.
+        ValueError: a file is missing, unreadable or empty, a prompt is outside the shapes grammar, or there are fewer
+            unseen prompts than asked for.
     """
+    if experiment.num_prompts is not None:
+        texts = unseen_prompts(experiment.num_prompts, tuning=experiment.prompts_from == "tuning")
+        return replace(experiment, prompts=texts, num_prompts=None, prompts_from="report")
+    texts = tuple(_spelled(text, experiment.num_chunks) for value in experiment.prompts for text in _texts(value))
+    return replace(experiment, prompts=texts)
+
+
+def _spelled(prompt: str, num_chunks: int | None) -> str:
+    """Returns a prompt in the spelling that the model sees, with the chunk at which each further text starts."""
     from envs.shapes.world import Caption  # numpy is not needed for help
 
-    texts = [str(Caption.parse(text)) for value in experiment.prompts for text in _texts(value)]
-    return replace(experiment, prompts=tuple(texts))
+    first, *others = [(cue.chunk, str(Caption.parse(cue.text))) for cue in cues(prompt, num_chunks)]
+    return SEPARATOR.join([first[1], *(f"@{chunk} {text}" for chunk, text in others)])
 
 
 def _texts(value: str) -> Iterator[str]:

@@ -26,6 +26,16 @@ NUM_TIMES = 8  # columns of a sheet
 TITLE_HEIGHT = 26  # pixels
 LABEL_HEIGHT = 44
 LABEL_WIDTH = 160
+MANY_COMPARISONS = 24
+FEW_COMPARISONS = 8
+
+
+def to_compare(finished: Sequence[Finished]) -> list[Finished]:
+    """Returns the trials to be compared in pictures: all, or where these are many the first prompts' with one seed."""
+    cases = list(dict.fromkeys((one.trial.prompt, one.trial.seed) for one in finished))
+    if len(cases) > MANY_COMPARISONS:
+        cases = [case for case in cases if case[1] == cases[0][1]][:FEW_COMPARISONS]
+    return [one for one in finished if (one.trial.prompt, one.trial.seed) in cases]
 
 
 def write_comparisons(folder: Path, finished: Sequence[Finished], *, fps: int) -> list[Path]:

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from experiments.ablations import ABLATIONS
+from experiments.ablations import (
+    ABLATIONS,
+    stream_t1_without_memory,
+    stream_t1_without_propagation,
+    stream_t1_without_pruning,
+)
+from experiments.budget import at_budget
 from experiments.config import Experiment
 from experiments.registry import POLICIES, nearest
 from policies import BeamSearch, BestOfN, BestOfNPerChunk, Greedy, StreamT1
 from searchkit.fusion import RewardRouting
+
+CORE_ABLATIONS = (stream_t1_without_propagation, stream_t1_without_pruning, stream_t1_without_memory)
 
 
 def shapes_quick() -> Experiment:
@@ -55,12 +63,38 @@ def ablations() -> Experiment:
     return replace(shapes_quick(), policies=(Greedy(), StreamT1(), *(start() for start in ABLATIONS.values())))
 
 
+def shapes_study() -> Experiment:
+    """64 unseen prompts x 3 seeds at 5 s: greedy, and searches and ablations at 4 candidates a chunk."""
+    policies = (*shapes_quick().policies, *(start() for start in CORE_ABLATIONS))
+    return replace(
+        shapes_quick(), prompts=(), num_prompts=64, seeds=(0, 1, 2), measure_candidates=True, policies=policies
+    )
+
+
+def shapes_scaling() -> Experiment:
+    """24 unseen prompts x 2 seeds at 5 s: four searches at 1, 2, 4, 8 and 16 candidates a chunk."""
+    # With 1 candidate three of them are greedy, which stands for these; Stream-T1 still carries noise on.
+    searches = (BestOfN(), BestOfNPerChunk(), BeamSearch(), StreamT1())
+    scaled = (at_budget(policy, num) for num in (2, 4, 8, 16) for policy in searches)
+    policies = (Greedy(), at_budget(StreamT1(), 1), *scaled)
+    return replace(shapes_study(), num_prompts=24, seeds=(0, 1), policies=policies)
+
+
+def shapes_study_long() -> Experiment:
+    """16 unseen prompts at 30 s, where memory matters: greedy, three searches, and Stream-T1 without its memory."""
+    policies = (Greedy(), BestOfNPerChunk(), BeamSearch(), StreamT1(), stream_t1_without_memory())
+    return replace(shapes_study(), num_prompts=16, seeds=(0,), num_chunks=40, policies=policies)
+
+
 PRESETS: Mapping[str, Callable[[], Experiment]] = {
     "shapes-quick": shapes_quick,
     "shapes-long": shapes_long,
     "stream-t1": stream_t1,
     "stream-t1-released": stream_t1_released,
     "ablations": ablations,
+    "shapes-study": shapes_study,
+    "shapes-scaling": shapes_scaling,
+    "shapes-study-long": shapes_study_long,
 }
 
 

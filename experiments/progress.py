@@ -9,7 +9,8 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-QUIET_SECONDS = 10.0  # between plain lines within one trial
+QUIET_SECONDS = 10.0  # between plain lines within one trial, and where trials are many
+MANY_TRIALS = 50  # are not told one by one
 
 
 class Reporter(Protocol):
@@ -24,13 +25,13 @@ class Reporter(Protocol):
         """Takes the bars away."""
 
     def start(self, name: str) -> None:
-        """A trial starts."""
+        """A trial starts; not told where several are made at once."""
 
     def chunk(self, number: int) -> None:
-        """The trial's video has so many chunks now."""
+        """The trial's video has so many chunks now; not told where several are made at once."""
 
     def finish(self, outcome: str) -> None:
-        """The trial is done."""
+        """A trial is done."""
 
 
 def make_reporter(console: Console, *, num_trials: int, num_chunks: int | None) -> Reporter:
@@ -63,6 +64,7 @@ class Bars:
         total, unit = (num_trials * num_chunks, "chunks") if num_chunks else (num_trials, "trials")
         self._all = self._bars.add_task("all", total=total, unit=unit)
         self._one = self._bars.add_task("", total=num_chunks, unit="chunks", visible=False)
+        self._tells_each = num_trials <= MANY_TRIALS
         self._done = 0
 
     def __enter__(self) -> Self:
@@ -85,11 +87,12 @@ class Bars:
     def finish(self, outcome: str) -> None:
         self._done += 1
         self._bars.update(self._all, completed=self._done * (self._num_chunks or 1))
-        self._bars.console.print(outcome, markup=False, highlight=False)
+        if self._tells_each:
+            self._bars.console.print(outcome, markup=False, highlight=False)
 
 
 class Lines:
-    """One line a trial, and one now and then within a long one."""
+    """One line a trial, and one now and then within a long one; where trials are many, one now and then."""
 
     def __init__(self, console: Console, *, num_trials: int, num_chunks: int | None) -> None:
         self._console = console
@@ -120,7 +123,9 @@ class Lines:
 
     def finish(self, outcome: str) -> None:
         self._done += 1
-        self._say(outcome, self._done)
+        is_due = time.monotonic() - self._spoke > QUIET_SECONDS
+        if is_due or self._num_trials <= MANY_TRIALS or self._done == self._num_trials:
+            self._say(outcome, self._done)
 
     def _say(self, text: str, done: float) -> None:
         self._spoke = time.monotonic()

@@ -4,6 +4,7 @@
     OUT/trials/HASH/trial.json      identity, result; video.mp4 and candidates.parquet lie beside it
     OUT/results.parquet             one row a trial
     OUT/candidates.parquet          one row a candidate
+    OUT/segments.parquet            one row for every 5 s of a trial's video
 
 A trial's folder is written beside its place and renamed when finished: one that is there is whole.
 """
@@ -20,16 +21,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.config import Experiment, Trial
 from experiments.registry import flat, plain, policy_name
-from experiments.trials import Outcome, Point, Result
+from experiments.trials import MEASURES, TRUTH, Outcome, Point, Result, Segment, Sight
 from searchkit.cost import Cost
 
 MARKER = "experiment.json"
-FORMAT = 2  # of the folder
+FORMAT = 3  # of the folder
 ROOT = Path(__file__).parents[1]
+WITHOUT_VALUES = {"pruned_after": "int64", "truth": "float64", "diversity": "float64"}  # types of columns of nulls
 CODE = ("searchkit", "envs/shapes")  # with the policy's own file, all code that a result depends on
 
 
@@ -44,6 +46,14 @@ class Finished:
     @property
     def video(self) -> Path:
         return self.folder / "video.mp4"
+
+
+class Tables(NamedTuple):
+    """Where the tables of an experiment are."""
+
+    results: Path
+    candidates: Path
+    segments: Path
 
 
 class Folder:
@@ -71,7 +81,8 @@ class Folder:
         try:
             stored = json.loads((folder / "trial.json").read_text())["result"]
             curve = tuple(Point(**point) for point in stored.pop("curve"))
-            result = Result(**{**stored, "cost": Cost(**stored["cost"]), "curve": curve})
+            segments = tuple(Segment(**segment) for segment in stored.pop("segments"))
+            result = Result(**{**stored, "cost": Cost(**stored["cost"]), "curve": curve, "segments": segments})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"trial folder {folder} is damaged: delete it, and its trial is run again") from error
         return Finished(trial=trial, result=result, folder=folder)
@@ -85,32 +96,35 @@ class Folder:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         write_video(unfinished / "video.mp4", outcome.pixels, fps)
-        stored = {**asdict(outcome.result), "curve": [point._asdict() for point in outcome.result.curve]}
+        result = outcome.result
+        stored = {
+            **asdict(result),
+            "curve": [point._asdict() for point in result.curve],
+            "segments": [segment._asdict() for segment in result.segments],
+        }
         trial_json = {"identity": self._identity(trial), "result": stored}
         (unfinished / "trial.json").write_text(json.dumps(trial_json, indent=1))
         _write_table(unfinished / "candidates.parquet", _candidate_rows(outcome, folder.name))
         os.replace(unfinished, folder)
-        return Finished(trial=trial, result=outcome.result, folder=folder)
+        return Finished(trial=trial, result=result, folder=folder)
 
-    def write_tables(self, finished: Sequence[Finished]) -> tuple[Path, Path]:
-        """Writes both tables of the experiment and returns their paths."""
+    def write_tables(self, finished: Sequence[Finished]) -> Tables:
+        """Writes the tables of the experiment and returns their paths."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        results, candidates = self.path / "results.parquet", self.path / "candidates.parquet"
-        _write_table(results, [self._row(one) for one in finished])
-        tables = [pq.read_table(one.folder / "candidates.parquet") for one in finished]
-        pq.write_table(pa.concat_tables(tables), candidates)
-        return results, candidates
+        tables = Tables(*(self.path / f"{name}.parquet" for name in Tables._fields))
+        _write_table(tables.results, [self._row(one) for one in finished])
+        candidates = [pq.ParquetFile(one.folder / "candidates.parquet").read() for one in finished]
+        pq.write_table(pa.concat_tables(candidates), tables.candidates)
+        _write_table(tables.segments, [row for one in finished for row in _segment_rows(one)])
+        return tables
 
     def _row(self, one: Finished) -> dict[str, Any]:
         result, cost = one.result, one.result.cost
         return {
-            "trial": one.folder.name,
-            "policy": result.label,
+            **_names(result, one.folder.name),
             "options": json.dumps(plain(flat(one.trial.policy))),
-            "prompt": result.prompt,
-            "seed": result.seed,
             "num_chunks": len(result.curve),
             "reward": result.reward,
             **result.measures,
@@ -121,8 +135,8 @@ class Folder:
         }
 
     def _identity(self, trial: Trial) -> dict[str, Any]:
-        settings = self.experiment.describe()
-        for name in ("prompts", "seeds", "policies"):  # the trial's own are below
+        settings = plain(self.experiment.settings())
+        for name in ("prompts", "seeds"):  # the trial's own are below
             del settings[name]
         return {
             "format": FORMAT,
@@ -184,13 +198,10 @@ def _short(value: Any) -> str:
 
 
 def _candidate_rows(outcome: Outcome, trial: str) -> list[dict[str, Any]]:
-    result = outcome.result
+    unseen = Sight()
     return [
         {
-            "trial": trial,
-            "policy": result.label,
-            "prompt": result.prompt,
-            "seed": result.seed,
+            **_names(outcome.result, trial),
             "chunk": record.chunk,
             "candidate_seed": record.action.seed,
             "route": record.action.route.name.lower(),
@@ -205,18 +216,39 @@ def _candidate_rows(outcome: Outcome, trial: str) -> list[dict[str, Any]]:
             "passes": record.cost.passes,
             "seconds": record.cost.seconds,
             **asdict(record.cost),
+            **outcome.sights.get(record.lineage, unseen)._asdict(),
         }
         for record in outcome.records
     ]
 
 
+def _segment_rows(one: Finished) -> list[dict[str, Any]]:
+    return [
+        {
+            **_names(one.result, one.folder.name),
+            "segment": index,
+            "start_second": segment.start_second,
+            **{name: segment.measures[name] for name in (TRUTH, *MEASURES)},
+        }
+        for index, segment in enumerate(one.result.segments)
+    ]
+
+
+def _names(result: Result, trial: str) -> dict[str, Any]:
+    """Returns what a row of any table begins with: its trial."""
+    return {"trial": trial, "policy": result.label, "prompt": result.prompt, "seed": result.seed}
+
+
 def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows as a table; a column without any value is one of integers, so that tables of trials fit together."""
+    """Writes rows as a table; a column without any value has a type, too, so that tables of trials fit together."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pa.Table.from_pylist(list(rows))
-    types = [pa.field(field.name, pa.int64()) if pa.types.is_null(field.type) else field for field in table.schema]
+    types = [
+        pa.field(field.name, pa.type_for_alias(WITHOUT_VALUES[field.name])) if pa.types.is_null(field.type) else field
+        for field in table.schema
+    ]
     pq.write_table(table.cast(pa.schema(types)), path)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,18 +11,18 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from experiments.arguments import parse
-from experiments.config import Execution, Experiment, Trial, with_prompts
-from experiments.progress import Reporter, make_reporter
+from experiments.config import Execution, Experiment, with_prompts
+from experiments.engines import choose_engine, is_ours
+from experiments.progress import make_reporter
 from experiments.registry import policy_label
-from experiments.results import ROOT, Finished, Folder, claim, default_path
+from experiments.results import Finished, Folder, claim, default_path
 from experiments.summary import print_summary
 from experiments.tracking import Tracking
-from experiments.trials import TRUTH, Result, make_stream, run_trial, warm_up
+from experiments.trials import TRUTH, Result, make_stream
 
 if TYPE_CHECKING:  # nor for torch
     from searchkit.model import VideoModel
 
-PACKAGES = ("searchkit", "envs", "policies", "experiments")
 WRONG_INPUT = 2
 INTERRUPTED = 130
 PLAIN_WIDTH = 110  # columns where there is no terminal to ask
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"interrupted: finished trials are kept in {out}, and the same command goes on", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, OSError) as error:
-        if not _is_ours(error):  # a fault in a policy of the user's own needs its traceback
+        if not is_ours(error):  # a fault in a policy of the user's own needs its traceback
             raise
         return _refuse(error)
     return 0
@@ -55,7 +54,7 @@ def run(experiment: Experiment, *, out: Path, execution: Execution) -> list[Fini
     Raises:
         ValueError: something that was asked for cannot be done; one sentence says what.
     """
-    from experiments.pictures import write_comparisons  # help must not wait for numpy
+    from experiments.pictures import to_compare, write_comparisons  # help must not wait for numpy
 
     console = Console()
     if not console.is_terminal:
@@ -65,15 +64,18 @@ def run(experiment: Experiment, *, out: Path, execution: Execution) -> list[Fini
     model = _load(experiment, execution)
     folder = Folder(out, experiment, model_checksum=model.checksum)
     with Tracking(experiment, folder=out, group=out.resolve().name, mode=execution.wandb) as tracking:
-        finished = _make_trials(folder, console, tracking)
+        finished = _make_trials(folder, console, tracking, execution)
     tables = folder.write_tables(finished)
-    sheets = write_comparisons(out / "videos", finished, fps=model.fps)
+    compared = to_compare(finished)
+    sheets = write_comparisons(out / "videos", compared, fps=model.fps)
     print_summary(console, [one.result for one in finished])
+    pictures = f"{sheets[0]} (and .mp4)" + (f", and {len(sheets) - 1} more" if len(sheets) > 1 else "")
+    if len(compared) < len(finished):
+        pictures += f": seed {compared[0].result.seed} of the first prompts, as all of them would be too many"
     written = {
-        "results": tables[0],
-        "candidates": tables[1],
+        **tables._asdict(),
         "videos": out / "videos",
-        "pictures": f"{sheets[0]} (and .mp4)" + (f", and {len(sheets) - 1} more" if len(sheets) > 1 else ""),
+        "pictures": pictures,
         "W&B": tracking.where,
     }
     for name, path in written.items():
@@ -91,30 +93,26 @@ def _load(experiment: Experiment, execution: Execution) -> VideoModel:
     return make_stream(experiment, experiment.prompts[0]).model
 
 
-def _make_trials(folder: Folder, console: Console, tracking: Tracking) -> list[Finished]:
+def _make_trials(folder: Folder, console: Console, tracking: Tracking, execution: Execution) -> list[Finished]:
+    """Returns all trials of the experiment, in its order, whatever the order they were made in."""
     experiment = folder.experiment
-    found = [(trial, folder.find(trial)) for trial in experiment.trials]
-    missing = [trial for trial, done in found if done is None]
-    if len(missing) < len(found):
-        console.print(f"{len(found) - len(missing)} of {len(found)} trials are done already", highlight=False)
-    if missing:
-        warm_up(make_stream(experiment, missing[0].prompt))
-    finished = []
+    trials = {(policy_label(trial.policy), trial.prompt, trial.seed): trial for trial in experiment.trials}
+    finished = {key: done for key, trial in trials.items() if (done := folder.find(trial)) is not None}
+    missing = [trial for key, trial in trials.items() if key not in finished]
+    if finished:
+        console.print(f"{len(finished)} of {len(trials)} trials are done already", highlight=False)
+    for one in finished.values():
+        tracking.add(one, is_new=False)
+    make = choose_engine(execution, num_trials=len(missing))
     with make_reporter(console, num_trials=len(missing), num_chunks=experiment.num_chunks) as reporter:
-        for trial, done in found:
-            one = done or _make_trial(folder, trial, reporter)
-            tracking.add(one, is_new=done is None)
-            finished.append(one)
-    return finished
 
+        def on_finished(one: Finished) -> None:
+            finished[one.result.label, one.result.prompt, one.result.seed] = one
+            reporter.finish(_line(one.result))
+            tracking.add(one)
 
-def _make_trial(folder: Folder, trial: Trial, reporter: Reporter) -> Finished:
-    stream = make_stream(folder.experiment, trial.prompt)
-    reporter.start(policy_label(trial.policy))
-    outcome = run_trial(folder.experiment, trial, stream=stream, on_chunk=reporter.chunk)
-    one = folder.store(trial, outcome, fps=stream.model.fps)
-    reporter.finish(_line(one.result))
-    return one
+        make(folder, missing, reporter, on_finished)
+    return [finished[key] for key in trials]
 
 
 def _line(result: Result) -> str:
@@ -122,14 +120,6 @@ def _line(result: Result) -> str:
         f"{result.label}, seed {result.seed}, {result.prompt!r}: reward {result.reward:.2f}, "
         f"truth {result.measures[TRUTH]:.2f}, {result.cost.passes:.0f} passes, {result.cost.seconds:.1f} s"
     )
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Returns whether an error is raised by this repository's packages, or by the system for them."""
-    if isinstance(error, OSError):
-        return True
-    raised = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return any(raised.is_relative_to(ROOT / package) for package in PACKAGES)
 
 
 def _refuse(error: Exception) -> int:

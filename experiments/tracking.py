@@ -23,6 +23,7 @@ from experiments.summary import ROWS
 log = logging.getLogger(__name__)
 
 PROJECT = "searchkit"
+MAX_VIDEOS = 24  # of a run: those of a study would take longer to upload than to make
 Mode = Literal["online", "offline", "disabled"]
 
 
@@ -132,7 +133,7 @@ def _log_trial(run: Any, index: int, one: Finished) -> None:
 
 
 def _log_whole(run: Any, trials: Sequence[Finished]) -> None:
-    """Logs what takes all trials: mean curves over chunks, the table of videos, and the summary."""
+    """Logs what takes all trials: mean curves over chunks, a table of the first videos, and the summary."""
     import wandb
 
     for chunk in range(max(len(one.result.curve) for one in trials)):
@@ -140,7 +141,7 @@ def _log_whole(run: Any, trials: Sequence[Finished]) -> None:
         means = {f"chunk/{name}": fmean(getattr(point, name) for point in points) for name in points[0]._fields[1:]}
         run.log({"chunk/index": chunk, **means})
     table = wandb.Table(columns=["prompt", "seed", "video", *(row.name for row in ROWS)])
-    for one in trials:
+    for one in trials[:MAX_VIDEOS]:
         video = wandb.Video(str(one.video), format="mp4")
         table.add_data(one.result.prompt, one.result.seed, video, *(row.read(one.result) for row in ROWS))
     run.log({"videos": table})

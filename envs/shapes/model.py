@@ -15,12 +15,12 @@ from envs.shapes.rewards import ImageReward, VideoReward
 from envs.shapes.world import FPS, SIZE, Caption
 from searchkit.backbones.sampler import Sampler
 from searchkit.backbones.wan import CausalWan
-from searchkit.types import Decoding
 from searchkit.memory import MemoryConfig
 from searchkit.model import VideoModel
 from searchkit.rewards import RewardScorer
 from searchkit.schedule import cues
 from searchkit.stream import Stream
+from searchkit.types import Decoding
 
 WEIGHTS = Path(__file__).parent / "weights"
 LATENT_SIZE = SIZE // PATCH

@@ -35,3 +35,11 @@ def test_lines_say_how_far_a_trial_is(num_chunks, chunk, monkeypatch):
 def test_bars_count_chunks_or_trials(num_chunks, everything, trial):
     told = _told(num_chunks, is_terminal=True)
     assert everything in told and trial in told
+
+
+def test_lines_of_many_trials_are_told_now_and_then():
+    page = io.StringIO()
+    with make_reporter(Console(file=page, width=100), num_trials=1000, num_chunks=7) as reporter:
+        for number in range(1000):
+            reporter.finish(f"trial {number}")
+    assert page.getvalue() == "[1000/1000] trial 999; 0:00 left\n"

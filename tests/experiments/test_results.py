@@ -12,10 +12,10 @@ import pytest
 
 from experiments.ablations import ABLATIONS
 from experiments.config import Experiment, Trial
-from experiments.pictures import NUM_TIMES, contact_sheet, side_by_side
+from experiments.pictures import NUM_TIMES, contact_sheet, side_by_side, to_compare
 from experiments.results import Finished, Folder, claim, default_path
 from experiments.run import main
-from experiments.trials import Outcome, Point, Result
+from experiments.trials import MEASURES, TRUTH, Outcome, Point, Result, Segment, Sight
 from policies import BeamSearch, BestOfNPerChunk, Greedy, PreviewPruning, StreamT1
 from searchkit.cost import Cost
 from searchkit.fusion import Fusion, RewardRouting
@@ -35,8 +35,12 @@ def _make_action(seed: int) -> Action:
     return Action(seed, Route.APPEND_SINK, 0.5)
 
 
-def _make_outcome(trial: Trial) -> Outcome:
-    """Two chunks of two candidates each; the second candidate of each was chosen, PreviewPruning's first given up."""
+def _make_outcome(trial: Trial, *, sees: bool) -> Outcome:
+    """Two chunks of two candidates each; the second candidate of each was chosen, PreviewPruning's first given up.
+
+    Args:
+        sees: whether the oracles saw what was finished.
+    """
     records = tuple(
         Record(
             chunk=chunk,
@@ -59,13 +63,20 @@ def _make_outcome(trial: Trial) -> Outcome:
         measures={"subject": 0.5, "truth": 0.4},
         cost=Cost(denoise_passes=16.0, peak_bytes=10),
         curve=(Point(0, 0.2, 0.4, 0.3, 8.0, 1.0), Point(1, 0.2, 0.4, 0.3, 8.0, 1.0)),
+        segments=(Segment(0.0, _make_measures(0.6)), Segment(5.0625, _make_measures(0.2))),
     )
+    finished = [record.lineage for record in records if record.pruned_after is None]
+    sights = {lineage: Sight(0.1 * lineage[-1].seed, 0.25) for lineage in finished} if sees else {}
     pixels = np.full((21, 64, 64, 3), 200, np.uint8)
-    return Outcome(result, records, (_make_action(2), _make_action(2)), pixels)
+    return Outcome(result, records, sights, (_make_action(2), _make_action(2)), pixels)
 
 
-def _store(folder: Folder, trial: Trial) -> Finished:
-    return folder.store(trial, _make_outcome(trial), fps=16)
+def _make_measures(value: float) -> dict[str, float]:
+    return dict.fromkeys((TRUTH, *MEASURES), value)
+
+
+def _store(folder: Folder, trial: Trial, *, sees: bool = False) -> Finished:
+    return folder.store(trial, _make_outcome(trial, sees=sees), fps=16)
 
 
 def test_stored_trial_is_found_as_it_was(tmp_path):
@@ -107,6 +118,7 @@ def test_place_depends_on_all_that_determines_a_result(tmp_path):
         {"max_passes": 9.0},
         {"deterministic": True},
         {"decoding": "cold"},
+        {"measure_candidates": True},
     ):
         changed = dataclasses.replace(EXPERIMENT, **change)
         places.append(Folder(tmp_path, changed, model_checksum="weights").place(trial))
@@ -131,7 +143,7 @@ def test_place_does_not_depend_on_the_experiment_around_a_trial(tmp_path):
 
 def test_tables_have_a_row_a_trial_and_a_row_a_candidate(tmp_path):
     folder = _make_folder(tmp_path / "x")
-    results, candidates = folder.write_tables([_store(folder, trial) for trial in EXPERIMENT.trials])
+    results, candidates, _ = folder.write_tables([_store(folder, trial) for trial in EXPERIMENT.trials])
     count = f"select count(*), count(distinct trial), sum(passes) from '{candidates}'"
     assert duckdb.sql(count).fetchall() == [(16, 4, 64.0)]
     chosen = duckdb.sql(f"select chunk, candidate_seed, route, lineage from '{candidates}' where chosen limit 2")
@@ -146,12 +158,39 @@ def test_tables_have_a_row_a_trial_and_a_row_a_candidate(tmp_path):
 def test_candidates_given_up_are_told_apart_in_one_table(tmp_path):
     experiment = dataclasses.replace(EXPERIMENT, seeds=(0,), policies=(Greedy(), PreviewPruning(), BeamSearch()))
     folder = _make_folder(tmp_path / "x", experiment)
-    _, candidates = folder.write_tables([_store(folder, trial) for trial in experiment.trials])
+    _, candidates, _ = folder.write_tables([_store(folder, trial) for trial in experiment.trials])
     query = f"select candidate_seed, pruned_after from '{candidates}' where pruned_after is not null"
     assert duckdb.sql(query).fetchall() == [(1, 2), (1, 2)]
     types = {row[0]: row[1] for row in duckdb.sql(f"describe '{candidates}'").fetchall()}
     assert types["pruned_after"] == "BIGINT"
     assert {"denoise_calls", "clean_calls", "peak_block_bytes", "peak_prefix_bytes"} <= types.keys()
+
+
+def test_candidates_have_what_oracles_saw_of_them(tmp_path):
+    experiment = dataclasses.replace(EXPERIMENT, seeds=(0,), policies=(PreviewPruning(),))
+    folder = _make_folder(tmp_path / "x", experiment)
+    _, candidates, _ = folder.write_tables([_store(folder, experiment.trials[0], sees=True)])
+    query = f"select candidate_seed, truth, diversity from '{candidates}' order by candidate_seed, chunk"
+    assert duckdb.sql(query).fetchall() == [(1, None, None)] * 2 + [(2, 0.2, 0.25)] * 2
+
+
+def test_candidates_that_no_oracle_saw_have_the_same_columns(tmp_path):
+    folder = _make_folder(tmp_path / "x")
+    _, candidates, _ = folder.write_tables(
+        [_store(folder, trial, sees=sees) for trial, sees in zip(EXPERIMENT.trials[:2], (False, True), strict=True)]
+    )
+    types = {row[0]: row[1] for row in duckdb.sql(f"describe '{candidates}'").fetchall()}
+    assert (types["truth"], types["diversity"], types["pruned_after"]) == ("DOUBLE", "DOUBLE", "BIGINT")
+    assert duckdb.sql(f"select count(*), count(truth) from '{candidates}'").fetchall() == [(8, 4)]
+
+
+def test_segments_have_a_row_each(tmp_path):
+    folder = _make_folder(tmp_path / "x")
+    _, _, segments = folder.write_tables([_store(folder, trial) for trial in EXPERIMENT.trials])
+    columns = ["trial", "policy", "prompt", "seed", "segment", "start_second", TRUTH, *MEASURES]
+    assert [column[0] for column in duckdb.sql(f"describe '{segments}'").fetchall()] == columns
+    query = f"select segment, start_second, truth, motion, count(*) from '{segments}' group by all order by segment"
+    assert duckdb.sql(query).fetchall() == [(0, 0.0, 0.6, 0.6, 4), (1, 5.0625, 0.2, 0.2, 4)]
 
 
 def test_trial_is_strict_json_even_with_infinite_options(tmp_path):
@@ -211,6 +250,29 @@ def test_contact_sheet_has_a_row_a_policy_and_a_column_a_time():
     is_red = (sheet == (255, 0, 0)).all(-1)
     assert is_red.sum() == 3 * NUM_TIMES * (3 * 64) ** 2
     assert is_red.any(1).sum() == 3 * 192 and is_red.any(0).sum() == NUM_TIMES * 192
+
+
+def _compared(num_prompts: int, num_seeds: int, tmp_path: Path) -> list[tuple[str, int, str]]:
+    """Returns the prompts, seeds and policies that pictures compare."""
+    trials = [
+        Trial(policy, f"prompt {number}", seed)
+        for number in range(num_prompts)
+        for seed in range(num_seeds)
+        for policy in (Greedy(), BeamSearch())
+    ]
+    finished = [
+        Finished(trial=trial, result=_make_outcome(trial, sees=False).result, folder=tmp_path) for trial in trials
+    ]
+    return [(one.trial.prompt, one.trial.seed, type(one.trial.policy).__name__) for one in to_compare(finished)]
+
+
+def test_pictures_compare_everything_of_few_prompts_and_seeds(tmp_path):
+    assert len(_compared(8, 3, tmp_path)) == 8 * 3 * 2
+
+
+def test_pictures_of_a_study_are_those_of_its_first_prompts_with_one_seed(tmp_path):
+    compared = _compared(9, 3, tmp_path)
+    assert compared == [(f"prompt {number}", 0, name) for number in range(8) for name in ("Greedy", "BeamSearch")]
 
 
 def test_stored_trials_of_a_command_can_be_read_back(small_world):

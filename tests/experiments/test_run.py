@@ -14,10 +14,13 @@ import searchkit.decoding
 from envs.shapes import model
 from envs.shapes.rewards import VideoReward
 from envs.shapes.world import Caption, is_held_out
+from experiments import engines
 from experiments.ablations import ABLATIONS
 from experiments.arguments import parse
+from experiments.budget import at_budget
 from experiments.config import Experiment, with_prompts
-from experiments.presets import PRESETS, preset
+from experiments.presets import PRESETS, preset, shapes_quick
+from experiments.prompts import unseen_prompts
 from experiments.registry import POLICIES, policy_label
 from experiments.run import main
 from experiments.trials import make_stream
@@ -74,8 +77,8 @@ def test_no_arguments_mean_the_quick_preset():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_use_prompts_that_training_never_showed(name):
-    prompts = PRESETS[name]().prompts
-    assert all(is_held_out(Caption.parse(prompt)) for prompt in prompts)
+    prompts = with_prompts(PRESETS[name]()).prompts
+    assert prompts and all(is_held_out(Caption.parse(prompt)) for prompt in prompts)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -97,6 +100,61 @@ def test_preset_of_ablations_compares_all_of_them_on_the_same_prompts():
     experiment = PRESETS["ablations"]()
     assert [policy_label(policy) for policy in experiment.policies] == ["greedy", "stream-t1", *ABLATIONS]
     assert experiment.prompts == PRESETS["shapes-quick"]().prompts
+
+
+def test_study_compares_searches_and_ablations_on_unseen_prompts():
+    experiment = with_prompts(PRESETS["shapes-study"]())
+    assert [policy_label(policy) for policy in experiment.policies] == [
+        *("greedy", "best-of-n", "best-of-n-per-chunk", "beam-search", "stream-t1"),
+        *("stream-t1-without-propagation", "stream-t1-without-pruning", "stream-t1-without-memory"),
+    ]
+    assert len(experiment.trials) == 64 * 3 * 8 and experiment.num_chunks == 7
+    for policy in experiment.policies[1:]:
+        assert at_budget(policy, 4) == policy
+
+
+def test_scaling_runs_every_search_at_every_budget_once():
+    experiment = with_prompts(PRESETS["shapes-scaling"]())
+    searches = (BestOfN(), BestOfNPerChunk(), BeamSearch(), StreamT1())
+    scaled = {at_budget(policy, num) for policy in searches for num in (2, 4, 8, 16)}
+    assert set(experiment.policies) == {Greedy(), at_budget(StreamT1(), 1), *scaled}
+    assert len({policy_label(policy) for policy in experiment.policies}) == 18
+    assert len(experiment.trials) == 24 * 2 * 18
+
+
+def test_searches_that_scaling_leaves_out_are_greedy(small_world):
+    def _video(policy):
+        return policy(model.make_stream(PROMPT, horizon=6), seed=3).best
+
+    greedy = _video(Greedy())
+    for policy in (BestOfN(), BestOfNPerChunk(), BeamSearch()):
+        assert _video(at_budget(policy, 1)).actions == greedy.actions
+    assert _video(at_budget(StreamT1(), 1)).actions != greedy.actions
+
+
+def test_long_study_is_on_the_first_prompts_of_the_study():
+    long = with_prompts(PRESETS["shapes-study-long"]())
+    assert long.prompts == with_prompts(PRESETS["shapes-study"]()).prompts[:16]
+    assert long.num_chunks == 40 and len(long.trials) == 16 * 5
+
+
+def test_studies_measure_every_candidate():
+    assert all(PRESETS[name]().measure_candidates for name in PRESETS if name.startswith(("shapes-study", "shapes-sc")))
+
+
+def test_unseen_prompts_take_the_place_of_those_of_a_preset():
+    three = with_prompts(parse(["--num-prompts", "3"]).experiment)
+    assert three.prompts == unseen_prompts(3) and three.policies == shapes_quick().policies
+    tuning = with_prompts(parse(["--num_prompts=3", "--prompts-from", "tuning"]).experiment)
+    assert tuning.prompts == unseen_prompts(3, tuning=True)
+    study = parse(["--preset", "shapes-study", "--prompts", PROMPT]).experiment
+    assert study.prompts == (PROMPT,) and study.num_prompts is None
+
+
+def test_same_prompts_are_the_same_experiment_however_they_were_named():
+    by_number = with_prompts(parse(["--num-prompts", "2"]).experiment)
+    assert by_number == with_prompts(parse(["--prompts", *unseen_prompts(2)]).experiment)
+    assert by_number.describe()["prompts"] == list(unseen_prompts(2))
 
 
 def test_options_of_a_variant_start_from_its_own():
@@ -201,8 +259,9 @@ def test_policy_of_the_users_own_has_typed_options(small_world, capsys, monkeypa
     assert "mine:Pair (num-tries=3)" in capsys.readouterr().out
     assert "no policy" in _refusal([*SHORT, "--policy", "mine:Rest"], capsys)
     assert "AttributeError" in _refusal([*SHORT, "--policy", "mine:Nothing"], capsys)
-    with pytest.raises(ValueError, match="a fault of my own"):  # with its traceback
+    with pytest.raises(ValueError, match="a fault of my own") as fault:  # with its traceback
         main([*SHORT[:-1], "y", "--policy", "mine:Pair", "--policy.num-tries", "10"])
+    assert fault.value.__notes__ == [f"while making mine:Pair (num-tries=10), seed 0, {PROMPT!r}"]
 
 
 def test_budget_ends_a_search_early(small_world):
@@ -267,6 +326,15 @@ def test_three_lines_of_python_search_a_prompt(small_world):
         ("--policy json:dumps", ("json:dumps", "no policy")),
         ("--prompts missing.txt", ("missing.txt", "No such file")),
         ("--prompts", ("prompts must not be empty",)),
+        ("--num-prompts 4 --prompts x", ("--prompts", "--num-prompts", "one of the two")),
+        ("--num-prompts 0", ("num_prompts must be from 1 to 120", "got 0")),
+        ("--num-prompts 121", ("num_prompts must be from 1 to 120", "all report prompts", "got 121")),
+        ("--num-prompts 61 --prompts-from tuning", ("num_prompts must be from 1 to 60", "all tuning prompts")),
+        ("--num-prompts none", ("prompts must not be empty",)),
+        ("--prompts-from tuning", ("prompts_from tuning", "give num_prompts")),
+        ("--measure-candidates --decoding cold", ("measure_candidates", "decoding streamed")),
+        ("--workers 0", ("workers must be at least 1, got 0",)),
+        ("--workers 2 --engine in-process", ("workers", "--engine in-process")),
     ],
 )
 def test_bad_option_exits_with_one_sentence(line, words, capsys):
@@ -317,14 +385,12 @@ def test_reward_that_is_no_number_is_refused_with_its_candidate(small_world, sma
     monkeypatch.setattr(model, "WEIGHTS", folder)
     forget_models()
     refusal = _refusal([*SHORT, "--policy", "greedy"], capsys)
-    assert "long reward returned nan for chunk 0, candidate seed" in refusal
+    assert f"greedy, seed 0, {PROMPT!r}: the long reward returned nan for chunk 0, candidate seed" in refusal
 
 
 def test_interrupted_command_goes_on_where_it_stopped(small_world, capsys, monkeypatch):
-    from experiments import run
-
     line = [*SHORT, "--policies", "greedy", "best-of-n"]
-    whole, made = run.run_trial, []
+    whole, made = engines.run_trial, []
 
     def interrupted(*args, **kwargs):
         if made:
@@ -332,10 +398,10 @@ def test_interrupted_command_goes_on_where_it_stopped(small_world, capsys, monke
         made.append(1)
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(run, "run_trial", interrupted)
+    monkeypatch.setattr(engines, "run_trial", interrupted)
     assert main(line) == 130
     assert "the same command goes on" in capsys.readouterr().err
-    monkeypatch.setattr(run, "run_trial", whole)
+    monkeypatch.setattr(engines, "run_trial", whole)
     assert main(line) == 0
     assert "1 of 2 trials are done already" in capsys.readouterr().out
 
@@ -343,3 +409,5 @@ def test_interrupted_command_goes_on_where_it_stopped(small_world, capsys, monke
 def test_experiment_refuses_what_cannot_be_searched():
     with pytest.raises(ValueError, match="prompts must not be empty"):
         Experiment(policies=(Greedy(),))
+    with pytest.raises(ValueError, match="num_prompts takes the place of prompts"):
+        Experiment(policies=(Greedy(),), prompts=(PROMPT,), num_prompts=3)

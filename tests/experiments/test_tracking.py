@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from experiments import engines
 from experiments.run import main
 
 PROMPT = "a fast red circle moving left on a sand background"
@@ -140,9 +141,7 @@ def test_default_is_offline_where_nobody_is_logged_in(small_world, monkeypatch):
 
 @pytest.mark.parametrize(("fault", "code"), [(KeyboardInterrupt, 130), (RuntimeError, None)])
 def test_interrupted_run_is_finished_with_what_it_has(fault, code, small_world, monkeypatch):
-    from experiments import run
-
-    whole, made = run.run_trial, []
+    whole, made = engines.run_trial, []
 
     def interrupted(*args, **kwargs):
         if made:
@@ -150,7 +149,7 @@ def test_interrupted_run_is_finished_with_what_it_has(fault, code, small_world, 
         made.append(1)
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(run, "run_trial", interrupted)
+    monkeypatch.setattr(engines, "run_trial", interrupted)
     if code is None:
         with pytest.raises(fault):
             main([*LINE, "--policy", "greedy"])
