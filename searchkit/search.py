@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple
+from typing import Generic, NamedTuple, cast
 
 from searchkit.cost import Cost, total
 from searchkit.types import Action, Child, Draft, Record, Request, S, Scores, SearchOutput, SearchProblem, StagedProblem
@@ -123,8 +123,9 @@ def staged(problem: SearchProblem[S]) -> StagedProblem[S]:
     Raises:
         ValueError: it cannot be opened up.
     """
-    if isinstance(problem, StagedProblem):
-        return problem
+    # By the class: an `isinstance` of a protocol would compute the problem's root.
+    if all(hasattr(type(problem), stage) for stage in ("start", "advance", "preview", "finish")):
+        return cast(StagedProblem[S], problem)
     raise ValueError(
         f"a policy that prunes while denoising needs a problem with start, advance, preview and finish, as a Stream "
         f"has, got {type(problem).__name__}"

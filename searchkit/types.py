@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from searchkit.cost import Cost
 
@@ -159,7 +159,6 @@ class Preview(NamedTuple):
     scores: Scores
 
 
-@runtime_checkable
 class StagedProblem(SearchProblem[S], Protocol[S]):
     """A problem whose `expand` opens up, for policies that prune while denoising."""
 
