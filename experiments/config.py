@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from experiments.prompts import unseen_prompts
+from experiments.prompts import returning_prompts, unseen_prompts
 from experiments.registry import flat, plain, policy_label
 from searchkit.memory import MemoryConfig
 from searchkit.schedule import SEPARATOR, cues
@@ -37,7 +37,8 @@ class Experiment:
         prompts: texts of the videos, or the path of a file with one prompt a line. "..., then ..." changes what is
             asked in mid-stream, "..., then @14 ..." from chunk 14 on.
         num_prompts: take so many prompts that training never showed, in place of prompts of your own.
-        prompts_from: which of those num_prompts takes; "tuning" ones are for choosing settings and are never reported.
+        prompts_from: which of those num_prompts takes; "tuning" ones are for choosing settings and are never reported,
+            "returning" ones leave for another scene and come back.
         num_chunks: length of each video, in chunks (7 are 5 s, 40 are 30 s); None streams until max_passes or
             max_seconds ends it, and wants --memory.positions window.
         seeds: one trial a seed, for every prompt and policy.
@@ -54,7 +55,7 @@ class Experiment:
 
     prompts: tuple[str, ...] = ()
     num_prompts: int | None = None
-    prompts_from: Literal["report", "tuning"] = "report"
+    prompts_from: Literal["report", "tuning", "returning"] = "report"
     num_chunks: int | None = 7
     seeds: tuple[int, ...] = (0,)
     long_window: int = 10
@@ -175,7 +176,10 @@ def with_prompts(experiment: Experiment) -> Experiment:
             unseen prompts than asked for.
     """
     if experiment.num_prompts is not None:
-        texts = unseen_prompts(experiment.num_prompts, tuning=experiment.prompts_from == "tuning")
+        if experiment.prompts_from == "returning":
+            texts = tuple(_spelled(text, experiment.num_chunks) for text in returning_prompts(experiment.num_prompts))
+        else:
+            texts = unseen_prompts(experiment.num_prompts, tuning=experiment.prompts_from == "tuning")
         return replace(experiment, prompts=texts, num_prompts=None, prompts_from="report")
     texts = tuple(_spelled(text, experiment.num_chunks) for value in experiment.prompts for text in _texts(value))
     return replace(experiment, prompts=texts)

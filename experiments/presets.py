@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from experiments.ablations import (
     ABLATIONS,
+    stream_t1_append_only,
+    stream_t1_ema_only,
     stream_t1_without_memory,
     stream_t1_without_propagation,
     stream_t1_without_pruning,
@@ -86,6 +88,15 @@ def shapes_study_long() -> Experiment:
     return replace(shapes_study(), num_prompts=16, seeds=(0,), num_chunks=40, policies=policies)
 
 
+def shapes_return() -> Experiment:
+    """16 unseen scenes that are left and come back, 4.5 s each time: does memory bring the first one back?"""
+    memories = (stream_t1_without_memory(), stream_t1_ema_only(), stream_t1_append_only())
+    policies = (Greedy(), BestOfNPerChunk(), StreamT1(), *memories)
+    return replace(
+        shapes_study(), num_prompts=16, prompts_from="returning", seeds=(0, 1), num_chunks=18, policies=policies
+    )
+
+
 PRESETS: Mapping[str, Callable[[], Experiment]] = {
     "shapes-quick": shapes_quick,
     "shapes-long": shapes_long,
@@ -95,6 +106,7 @@ PRESETS: Mapping[str, Callable[[], Experiment]] = {
     "shapes-study": shapes_study,
     "shapes-scaling": shapes_scaling,
     "shapes-study-long": shapes_study_long,
+    "shapes-return": shapes_return,
 }
 
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
+from searchkit.schedule import SEPARATOR
+
 if TYPE_CHECKING:  # numpy is not needed for help
     from envs.shapes.world import Caption
 
@@ -35,6 +37,19 @@ def unseen_prompts(num: int, *, tuning: bool = False) -> tuple[str, ...]:
         kind = "tuning" if tuning else "report"
         raise ValueError(f"num_prompts must be from 1 to {len(prompts)}, all {kind} prompts that there are, got {num}")
     return prompts[:num]
+
+
+def returning_prompts(num: int) -> tuple[str, ...]:
+    """Returns prompts of the reports that leave for another scene and come back: one text, another, the first again.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    prompts = _split()[0]
+    if not 1 <= num <= len(prompts) // 2:
+        raise ValueError(f"num_prompts must be from 1 to {len(prompts) // 2}, all returning prompts, got {num}")
+    pairs = zip(prompts[:num], prompts[num : 2 * num], strict=True)
+    return tuple(SEPARATOR.join((first, other, first)) for first, other in pairs)
 
 
 @functools.cache

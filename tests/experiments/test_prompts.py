@@ -6,7 +6,8 @@ from dataclasses import astuple
 import pytest
 
 from envs.shapes.world import Caption, all_captions, is_held_out
-from experiments.prompts import unseen_prompts
+from experiments.prompts import returning_prompts, unseen_prompts
+from searchkit.schedule import cues
 
 NUM_REPORT, NUM_TUNING = 120, 60
 
@@ -43,3 +44,12 @@ def test_lists_use_the_values_of_every_word_about_evenly(num):
 def test_more_prompts_than_there_are_are_refused(num, tuning):
     with pytest.raises(ValueError, match=f"num_prompts must be from 1 to .* got {num}"):
         unseen_prompts(num, tuning=tuning)
+
+
+def test_returning_prompts_come_back_to_where_they_were():
+    for prompt in returning_prompts(16):
+        first, other, last = (cue.text for cue in cues(prompt, 18))
+        assert first == last != other
+        assert {first, other} <= set(unseen_prompts(32))
+    with pytest.raises(ValueError, match="num_prompts must be from 1 to 60, all returning prompts, got 61"):
+        returning_prompts(61)
