@@ -20,6 +20,7 @@ from experiments.budget import at_budget, parse_budget
 from experiments.config import Execution, Experiment
 from experiments.presets import PRESETS, preset
 from experiments.registry import POLICIES, Start, policy_label, policy_start
+from searchkit.fusion import RewardRouting
 from searchkit.types import Policy
 
 PROGRAM = "python -m experiments.run"
@@ -85,7 +86,19 @@ def parse(argv: Sequence[str]) -> Command:
     if budget is not None:
         policies = tuple(at_budget(policy, budget) for policy in experiment.policies)
         experiment = replace(experiment, policies=policies)
+    policies = tuple(_with_gate(policy, experiment.long_window) for policy in experiment.policies)
+    experiment = replace(experiment, policies=policies)
     return Command(choice.preset, experiment, given.execution)
+
+
+def _with_gate(policy: Policy, long_window: int) -> Policy:
+    """Returns a policy whose gate looks back as far as the long score does, unless it was told how far (Stream-T1)."""
+    routing = getattr(policy, "routing", None)
+    if not isinstance(routing, RewardRouting) or routing.window != RewardRouting().window:
+        return policy
+    options: Any = policy
+    changed: Policy = replace(options, routing=replace(routing, window=long_window))
+    return changed
 
 
 def _choose(argv: Sequence[str]) -> _Choice:

@@ -411,3 +411,18 @@ def test_experiment_refuses_what_cannot_be_searched():
         Experiment(policies=(Greedy(),))
     with pytest.raises(ValueError, match="num_prompts takes the place of prompts"):
         Experiment(policies=(Greedy(),), prompts=(PROMPT,), num_prompts=3)
+
+
+@pytest.mark.parametrize(
+    ("line", "window"),
+    [
+        ("--preset stream-t1", 10),
+        ("--preset stream-t1 --long-window 5", 5),
+        ("--policy stream-t1-without-pruning --long-window 5", 5),
+        ("--policy stream-t1 --long-window 5 --policy.routing.window 3", 3),
+        ("--preset stream-t1-released --long-window 5", None),
+    ],
+)
+def test_gate_looks_back_as_far_as_the_long_score_unless_told_otherwise(line, window):
+    [policy] = parse(line.split()).experiment.policies
+    assert policy.routing.window == window
