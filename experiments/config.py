@@ -42,7 +42,7 @@ class Experiment:
         num_chunks: length of each video, in chunks (7 are 5 s, 40 are 30 s); None streams until max_passes or
             max_seconds ends it, and wants --memory.positions window.
         seeds: one trial a seed, for every prompt and policy.
-        long_window: chunks that the long score sees; Stream-T1's gate looks back as far unless --policy.routing.window says so.
+        long_window: chunks that the long score sees, and that Stream-T1's gate looks back over unless told otherwise.
         decoding: what scores see; "streamed" decodes every chunk once, after those before it; "cold" decodes the chunk
             alone for the short score, and the window for the long one, as Stream-T1's release does.
         max_passes: network passes after which a search ends before its next chunk; None for no limit.
