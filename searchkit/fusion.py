@@ -62,9 +62,9 @@ class Calibration:
 
 
 def _z_scores(values: Sequence[float]) -> list[float]:
-    if max(values) - min(values) <= ROUNDING * max(map(abs, values)):
-        return [0.0] * len(values)
     mean, deviation = fmean(values), pstdev(values)
+    if deviation == 0.0 or max(values) - min(values) <= ROUNDING * max(map(abs, values)):
+        return [0.0] * len(values)
     return [(value - mean) / deviation for value in values]
 
 

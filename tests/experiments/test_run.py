@@ -35,6 +35,7 @@ OWN_POLICY = '''
 from dataclasses import dataclass
 from searchkit.fusion import Fusion
 from searchkit.pruning import keep_best
+from searchkit.schedule import cues
 from searchkit.search import search
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +78,9 @@ def test_no_arguments_mean_the_quick_preset():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_use_prompts_that_training_never_showed(name):
-    prompts = with_prompts(PRESETS[name]()).prompts
-    assert prompts and all(is_held_out(Caption.parse(prompt)) for prompt in prompts)
+    experiment = with_prompts(PRESETS[name]())
+    texts = [cue.text for prompt in experiment.prompts for cue in cues(prompt, experiment.num_chunks)]
+    assert texts and all(is_held_out(Caption.parse(text)) for text in texts)
 
 
 @pytest.mark.parametrize("name", POLICIES)
