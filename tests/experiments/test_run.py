@@ -26,6 +26,7 @@ from experiments.run import main
 from experiments.trials import make_stream
 from policies import BeamSearch, BestOfN, BestOfNPerChunk, Greedy, StreamT1
 from searchkit.memory import MemoryConfig
+from searchkit.schedule import cues
 from tests.experiments.conftest import forget_models, write_checksums
 
 PROMPT = "a fast red circle moving left on a sand background"
@@ -35,7 +36,6 @@ OWN_POLICY = '''
 from dataclasses import dataclass
 from searchkit.fusion import Fusion
 from searchkit.pruning import keep_best
-from searchkit.schedule import cues
 from searchkit.search import search
 
 @dataclass(frozen=True, kw_only=True)
