@@ -13,12 +13,10 @@ from experiments.prompts import returning_prompts, unseen_prompts
 from experiments.registry import flat, plain, policy_label
 from searchkit.memory import MemoryConfig
 from searchkit.schedule import SEPARATOR, cues
-from searchkit.types import Policy
+from searchkit.types import Decoding, Policy
 
 MIN_LATENT_FRAMES = 3  # the oracles need 9 pixel frames
 MAX_LATENT_FRAMES = 1024  # where the rotary table ends
-
-Decoding = Literal["streamed", "cold"]  # as of `searchkit.decoding`, which comes with torch
 
 
 class Trial(NamedTuple):

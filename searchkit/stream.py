@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import torch
 
-from searchkit.cost import Cost
+from searchkit.cost import Cost, total
 from searchkit.decoding import DECODERS, Decoded
 from searchkit.level import branch_of, in_turns, peak
 from searchkit.memory import Average, Block, Memory, averaged, make_room
@@ -152,7 +152,7 @@ class Stream:
         parents = list(dict.fromkeys(request.state for request in requests))
         filled = self._fill(parents, others)
         switches = {state: switched(state) for state in parents if state.last and state.next_prompt is not state.prompt}
-        filled += Cost(clean_passes=sum(switch.num_chunks for switch in switches.values()), clean_calls=len(switches))
+        filled += total(switch.cost for switch in switches.values())
         branches: dict[tuple[StreamState, Route], tuple[Memory, Prefix]] = {}
         for request in requests:
             state, route = branch = branch_of(request)
@@ -254,7 +254,7 @@ class Stream:
 
     @torch.no_grad()
     def _score_whole(self, state: StreamState) -> Whole:
-        if 0 < state.chunk <= self.long_window and state.prompt.start == 0:
+        if state.chunk <= self.long_window and state.prompt.start == 0:
             return Whole(state.scores[-1].long, Cost())
         cost = Cost()
         scores: list[float] = []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from searchkit.cost import Cost
 from searchkit.memory import Block, Memory, places
 from searchkit.state import StreamState
 
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Switched(NamedTuple):
-    """A memory as the new prompt's text makes it, and the chunks that it took to run again."""
+    """A memory as the new prompt's text makes it, and what that cost but time."""
 
     memory: Memory
-    num_chunks: int
+    cost: Cost
 
 
 @torch.no_grad()
@@ -41,9 +42,10 @@ def switched(state: StreamState) -> Switched:
     window = _rerun(state, range(first_chunk, state.chunk), Memory(before), memory.window)
     again = [sink for sink in memory.sinks if sink.start_frame < config.sink_frames and not sink.is_average]
     if config.sink_on_switch == "keep" or not again:
-        return Switched(Memory(memory.sinks, window), count)
+        return Switched(Memory(memory.sinks, window), Cost(clean_passes=count, clean_calls=1, prefixes=1))
     rerun = _rerun(state, range(len(again)), Memory(), again)
-    return Switched(Memory((*rerun, *memory.sinks[len(again) :]), window), count + len(again))
+    cost = Cost(clean_passes=count + len(again), clean_calls=2, prefixes=2)
+    return Switched(Memory((*rerun, *memory.sinks[len(again) :]), window), cost)
 
 
 def _rerun(state: StreamState, chunks: range, before: Memory, blocks: Sequence[Block]) -> tuple[Block, ...]:

@@ -10,7 +10,6 @@ from typing import get_args
 
 import pytest
 
-import searchkit.decoding
 from envs.shapes import model
 from envs.shapes.rewards import VideoReward
 from envs.shapes.world import Caption, is_held_out
@@ -27,6 +26,7 @@ from experiments.trials import make_stream
 from policies import BeamSearch, BestOfN, BestOfNPerChunk, Greedy, StreamT1
 from searchkit.memory import MemoryConfig
 from searchkit.schedule import cues
+from searchkit.types import Decoding
 from tests.experiments.conftest import forget_models, write_checksums
 
 PROMPT = "a fast red circle moving left on a sand background"
@@ -167,7 +167,7 @@ def test_options_of_a_variant_start_from_its_own():
 
 
 def test_every_decoding_reaches_the_stream(small_world):
-    for decoding in get_args(searchkit.decoding.Decoding):
+    for decoding in get_args(Decoding):
         experiment = parse(["--decoding", decoding]).experiment
         assert make_stream(experiment, PROMPT).decoding == decoding
 

@@ -1,12 +1,13 @@
 """Prompts that change in mid-stream: when their texts hold, and what a change does to memory and scores."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from policies import BeamSearch, Greedy
-from searchkit.memory import MemoryConfig
+from searchkit.memory import Memory, MemoryConfig
 from searchkit.model import VideoModel
 from searchkit.rewards import View
 from searchkit.schedule import Cue, cues
@@ -43,7 +44,7 @@ def test_texts_share_the_video_or_start_where_they_say(prompt: str, horizon: int
         ("a, then  , then b", 7, "a text before and after"),
     ],
 )
-def test_schedules_that_cannot_be_are_refused(prompt: str, horizon: int | None, words: str, make_stream: MakeStream):
+def test_schedules_that_cannot_be_are_refused(prompt: str, horizon: int | None, words: str):
     with pytest.raises(ValueError, match=words):
         cues(prompt, horizon)
 
@@ -68,15 +69,14 @@ def test_nothing_differs_before_the_prompt_changes_and_all_after(make_stream: Ma
     assert [state.prompt.text for state in changed[1:]] == ["one"] * 4 + ["two"] * 3
 
 
-def test_changing_to_the_same_text_runs_the_window_again_as_the_dense_pass_it_is(make_stream: MakeStream):
-    # While every chunk lies in the window, a dense pass differs from causal ones in that chunks see those after them.
+def test_window_runs_again_in_one_dense_pass_with_the_new_text(make_stream: MakeStream):
     state = _walk(make_stream(prompt="one, then @2 two"), 2)[-1]
     [child] = make_stream(prompt="one, then @2 two").expand([Request(state, Action(9))])
     model, [sink, newest] = state.model, child.state.memory.blocks
     [made] = model.engine.clean(
         _latents(state)[None],
         start_frame=0,
-        prefixes=model.assemble(type(child.state.memory)()),
+        prefixes=model.assemble(Memory()),
         text=state.next_prompt.context,
     )
     tokens = newest.keys.shape[1]
@@ -129,8 +129,16 @@ def test_streams_that_change_at_different_chunks_expand_together_as_alone(make_s
         torch.testing.assert_close(left.state.latents[-1], right.state.latents[-1], atol=1e-5, rtol=0.0)
 
 
-def test_running_the_window_again_is_charged(make_stream: MakeStream):
-    plain = BeamSearch()(make_stream(prompt="one"), seed=0).cost
-    changed = BeamSearch()(make_stream(prompt="one, then @5 two"), seed=0).cost
-    assert changed.clean_passes == plain.clean_passes + 2 * 4  # two beams, a window of 4 chunks each
-    assert changed.clean_calls == plain.clean_calls + 2
+@pytest.mark.parametrize(("sink", "passes", "calls"), [("keep", 4, 1), ("rerun", 5, 2)])
+def test_running_memory_again_is_charged(
+    make_stream: MakeStream, make_model: Callable[..., VideoModel], sink: Any, passes: int, calls: int
+):
+    memory = MemoryConfig(chunk_frames=2, window_frames=8, sink_frames=2, max_sink_frames=6, sink_on_switch=sink)
+    model = make_model(memory=memory)
+    plain = BeamSearch()(make_stream(model=model, prompt="one"), seed=0).cost
+    changed = BeamSearch()(make_stream(model=model, prompt="one, then @5 two"), seed=0).cost
+    assert changed.clean_passes == pytest.approx(
+        plain.clean_passes + 2 * passes
+    )  # two beams, a window of 4 chunks each
+    assert changed.clean_calls == pytest.approx(plain.clean_calls + 2 * calls)
+    assert changed.prefixes == pytest.approx(plain.prefixes + 2 * calls)
