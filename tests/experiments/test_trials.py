@@ -101,7 +101,7 @@ def test_candidates_given_up_have_no_sight(small_world):
 def test_short_video_is_one_segment_with_the_measures_of_all_of_it(small_world):
     result = _run(Greedy(), num_chunks=2, measure_candidates=False).result
     (segment,) = result.segments
-    assert segment.start_second == 0.0 and segment.measures == result.measures
+    assert segment.start_second == 0.0 and segment.measures == pytest.approx(result.measures)  # a fit by BLAS
 
 
 @pytest.mark.parametrize(
