@@ -12,6 +12,7 @@ from policies import Greedy
 from searchkit.types import Policy
 
 PASSES_A_CHUNK = 4  # of the sampler of shapes, which is not read here because it comes with torch
+NUM_CHUNKS = 7  # of a video of 5 s, for policies that spend their chunks' passes unevenly
 
 
 def parse_budget(text: str) -> int:
@@ -31,14 +32,15 @@ def at_budget(policy: Policy, num_candidates: int, *, passes_a_chunk: int = PASS
 
     It goes by the names of options, so that policies of a user's own have a budget, too. `beam_width` and `children`
     become the two factors of the number that are nearest to each other, the larger one `children`; a policy with
-    `preview_passes` keeps its `beam_width` and starts as many candidates as fit, of which it finishes half;
-    `num_candidates` becomes the number. Greedy stays as it is. Clean passes are not counted.
+    `preview_passes` keeps its `beam_width` and starts as many candidates as fit, of which it finishes half; one with
+    `first_passes` begins as many streams as fit into a video of 7 chunks; `num_candidates` becomes the number. Greedy
+    stays as it is. Clean passes are not counted.
 
     Args:
         passes_a_chunk: the model's, for a candidate that is finished.
 
     Raises:
-        ValueError: the policy has none of these options.
+        ValueError: the policy has none of these options, or its passes are more than the budget for one candidate.
     """
     options: Any = policy
     names = {field.name for field in fields(options)}
@@ -48,6 +50,9 @@ def at_budget(policy: Policy, num_candidates: int, *, passes_a_chunk: int = PASS
         started = _num_started(num_candidates * passes_a_chunk, options.preview_passes, passes_a_chunk)
         width = min(options.beam_width, started)
         return replace(options, beam_width=width, children=started // width)
+    if {"num_candidates", "first_passes", "later_passes"} <= names:
+        passes = num_candidates * passes_a_chunk * NUM_CHUNKS
+        return replace(options, num_candidates=_num_begun(passes, options.first_passes, options.later_passes))
     if {"beam_width", "children"} <= names:
         width = max(n for n in range(1, math.isqrt(num_candidates) + 1) if num_candidates % n == 0)
         return replace(options, beam_width=width, children=num_candidates // width)
@@ -65,3 +70,24 @@ def _num_started(passes: int, preview_passes: int, passes_a_chunk: int) -> int:
     while (started + 1) * preview_passes + (started + 2) // 2 * (passes_a_chunk - preview_passes) <= passes:
         started += 1
     return started
+
+
+def _num_begun(passes: int, first_passes: int, later_passes: int) -> int:
+    """Returns the most streams that can be begun if the worse half of them is given up at every chunk."""
+
+    def spent(begun: int) -> int:
+        left, later = begun, 0
+        for _ in range(NUM_CHUNKS - 1):
+            left = (left + 1) // 2
+            later += left
+        return begun * first_passes + later * later_passes
+
+    if spent(1) > passes:
+        raise ValueError(
+            f"--budget must pay for one stream of {first_passes} first_passes and {later_passes} later_passes, which "
+            f"is {spent(1)} passes over {NUM_CHUNKS} chunks, got {passes}"
+        )
+    begun = 1
+    while spent(begun + 1) <= passes:
+        begun += 1
+    return begun

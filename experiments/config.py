@@ -36,7 +36,7 @@ class Experiment:
             asked in mid-stream, "..., then @14 ..." from chunk 14 on.
         num_prompts: take so many prompts that training never showed, in place of prompts of your own.
         prompts_from: which of those num_prompts takes; "tuning" ones are for choosing settings and are never reported,
-            "returning" ones leave for another scene and come back.
+            "returning" ones leave for another scene and come back, and so do "tuning-returning" ones.
         num_chunks: length of each video, in chunks (7 are 5 s, 40 are 30 s); None streams until max_passes or
             max_seconds ends it, and wants --memory.positions window.
         seeds: one trial a seed, for every prompt and policy.
@@ -53,7 +53,7 @@ class Experiment:
 
     prompts: tuple[str, ...] = ()
     num_prompts: int | None = None
-    prompts_from: Literal["report", "tuning", "returning"] = "report"
+    prompts_from: Literal["report", "tuning", "returning", "tuning-returning"] = "report"
     num_chunks: int | None = 7
     seeds: tuple[int, ...] = (0,)
     long_window: int = 10
@@ -174,10 +174,11 @@ def with_prompts(experiment: Experiment) -> Experiment:
             unseen prompts than asked for.
     """
     if experiment.num_prompts is not None:
-        if experiment.prompts_from == "returning":
-            texts = tuple(_spelled(text, experiment.num_chunks) for text in returning_prompts(experiment.num_prompts))
+        num, tuning = experiment.num_prompts, experiment.prompts_from.startswith("tuning")
+        if experiment.prompts_from.endswith("returning"):
+            texts = tuple(_spelled(text, experiment.num_chunks) for text in returning_prompts(num, tuning=tuning))
         else:
-            texts = unseen_prompts(experiment.num_prompts, tuning=experiment.prompts_from == "tuning")
+            texts = unseen_prompts(num, tuning=tuning)
         return replace(experiment, prompts=texts, num_prompts=None, prompts_from="report")
     texts = tuple(_spelled(text, experiment.num_chunks) for value in experiment.prompts for text in _texts(value))
     return replace(experiment, prompts=texts)

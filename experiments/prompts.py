@@ -39,15 +39,19 @@ def unseen_prompts(num: int, *, tuning: bool = False) -> tuple[str, ...]:
     return prompts[:num]
 
 
-def returning_prompts(num: int) -> tuple[str, ...]:
-    """Returns prompts of the reports that leave for another scene and come back: one text, another, the first again.
+def returning_prompts(num: int, *, tuning: bool = False) -> tuple[str, ...]:
+    """Returns prompts that leave for another scene and come back: one text, another, the first again.
+
+    Args:
+        tuning: of those for choosing settings, instead of those for reports.
 
     Raises:
         ValueError: there are not so many.
     """
-    prompts = _split()[0]
+    prompts = _split()[tuning]
     if not 1 <= num <= len(prompts) // 2:
-        raise ValueError(f"num_prompts must be from 1 to {len(prompts) // 2}, all returning prompts, got {num}")
+        kind = "tuning" if tuning else "report"
+        raise ValueError(f"num_prompts must be from 1 to {len(prompts) // 2}, all returning {kind} prompts, got {num}")
     pairs = zip(prompts[:num], prompts[num : 2 * num], strict=True)
     return tuple(SEPARATOR.join((first, other, first)) for first, other in pairs)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from experiments.ablations import ABLATIONS
-from policies import BeamSearch, BestOfN, BestOfNPerChunk, Greedy, PreviewPruning, StreamT1
+from policies import BeamSearch, BestOfN, BestOfNPerChunk, FrontLoading, Greedy, PreviewPruning, StreamT1
 from searchkit.types import Policy
 
 # What a name stands for: a class at its defaults, or a function that returns other options of a class.
@@ -25,6 +25,7 @@ POLICIES: Mapping[str, Start] = {
     "best-of-n-per-chunk": BestOfNPerChunk,
     "beam-search": BeamSearch,
     "preview-pruning": PreviewPruning,
+    "front-loading": FrontLoading,
     "stream-t1": StreamT1,
     **ABLATIONS,
 }

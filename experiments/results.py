@@ -29,9 +29,10 @@ from experiments.trials import MEASURES, TRUTH, Outcome, Point, Result, Segment,
 from searchkit.cost import Cost
 
 MARKER = "experiment.json"
-FORMAT = 3  # of the folder
+FORMAT = 4  # of the folder
 ROOT = Path(__file__).parents[1]
-WITHOUT_VALUES = {"pruned_after": "int64", "truth": "float64", "diversity": "float64"}  # types of columns of nulls
+# Types of columns of nulls.
+WITHOUT_VALUES = {"asked_passes": "int64", "pruned_after": "int64", "truth": "float64", "diversity": "float64"}
 CODE = ("searchkit", "envs/shapes")  # with the policy's own file, all code that a result depends on
 
 
@@ -206,6 +207,7 @@ def _candidate_rows(outcome: Outcome, trial: str) -> list[dict[str, Any]]:
             "candidate_seed": record.action.seed,
             "route": record.action.route.name.lower(),
             "correlation": record.action.correlation,
+            "asked_passes": record.action.passes,
             "short": record.scores.short,
             "long": record.scores.long,
             "fused": record.fused,

@@ -105,14 +105,16 @@ class VideoModel:
         """Returns where a chunk, counted from 0, is made if it attends to a memory."""
         return Place(places(memory, chunk * self.memory.chunk_frames, self.memory)[-1], prefix, prompt)
 
-    def denoise(self, x: Sequence[Tensor], places: Sequence[Place], pass_index: int) -> tuple[list[Tensor], int]:
-        """Returns the network's velocity for each row's `[T, C, h, w]`, and how many calls it took."""
+    def denoise(
+        self, x: Sequence[Tensor], timesteps: Sequence[float], places: Sequence[Place]
+    ) -> tuple[list[Tensor], int]:
+        """Returns the network's velocity for each row's `[T, C, h, w]` at its timestep, and how many calls it took."""
         flows: list[Tensor] = [row for row in x]
         batches = list(self._batches(places))
         for rows in batches:
             flow = self.engine.flow(
                 torch.stack([x[row] for row in rows]),
-                self.sampler.warped[pass_index],
+                torch.tensor([timesteps[row] for row in rows]),
                 **_arguments([places[row] for row in rows]),
             )
             for row, part in zip(rows, flow, strict=True):

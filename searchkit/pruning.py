@@ -26,6 +26,16 @@ def keep_all(fusion: Fusion) -> Select[S]:
     return keep_best(2**62, fusion)
 
 
+def keep_better_half(fusion: Fusion) -> Select[S]:
+    """Returns the selection of the better half of the candidates, the larger half of an odd number."""
+
+    def select(level: Level[S]) -> Selection:
+        best: Select[S] = keep_best(_half(len(level.children)), fusion)
+        return best(level)
+
+    return select
+
+
 def keep_random(width: int, fusion: Fusion, *, seed: int) -> Select[S]:
     """Returns the selection of `width` candidates drawn at random: what pruning by reward is to be compared with."""
 
@@ -53,7 +63,7 @@ def finish_better_half(problem: SearchProblem[S], *, passes: int, fusion: Fusion
         for preview in previews:
             check_finite(preview.scores, chunk=chunk, action=preview.draft.request.action)
         fused = fusion([preview.scores for preview in previews], chunk=chunk, horizon=problem.horizon)
-        finished = sorted(_best_first(fused)[: (len(fused) + 1) // 2])
+        finished = sorted(_best_first(fused)[: _half(len(fused))])
         pruned = [
             Pruned(preview.draft, preview.scores, value)
             for index, (preview, value) in enumerate(zip(previews, fused, strict=True))
@@ -62,6 +72,10 @@ def finish_better_half(problem: SearchProblem[S], *, passes: int, fusion: Fusion
         return Expansion(opened.finish(opened.advance([previews[index].draft for index in finished])), pruned)
 
     return expand
+
+
+def _half(count: int) -> int:
+    return (count + 1) // 2
 
 
 def _best_first(values: Sequence[float]) -> list[int]:

@@ -30,6 +30,7 @@ from searchkit.types import Action, Child, Decoding, Preview, Request, Route, Sc
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from searchkit.backbones.sampler import Sampler
     from searchkit.backbones.wan import Prefix
 
 LONGEST_STRETCH = 40  # chunks that are scored at once, 30 s of LongLive's
@@ -166,7 +167,8 @@ class Stream:
         share = cost.share(len(requests))
         drafts = []
         for request in requests:
-            noises = draw(request.action.seed, self.model.chunk_shape, count=1 + self.model.sampler.num_renoise)
+            num_noises = 1 + self._sampler(request.action).num_renoise
+            noises = draw(request.action.seed, self.model.chunk_shape, count=num_noises)
             noises[0] = propagate(request.state.noise, noises[0], request.action.correlation)
             memory, prefix = branches[branch_of(request)]
             drafts.append(Draft(request, memory, prefix, noises, noises[0], None, 0, share))
@@ -177,34 +179,36 @@ class Stream:
         """Returns the drafts after some more denoising passes, by default all that are left.
 
         Raises:
-            ValueError: not all drafts have had the same number of passes, or fewer are left.
+            ValueError: a draft has fewer passes left.
         """
-        sampler, drafts = self.model.sampler, list(drafts)
-        done = {draft.passes_done for draft in drafts}
-        if len(done) > 1:
-            raise ValueError(f"drafts must have had the same number of passes, got {sorted(done)}")
-        first = done.pop() if done else 0
-        last = sampler.num_passes if passes is None else first + passes
-        if not first <= last <= sampler.num_passes:
-            raise ValueError(f"passes must be from 0 to {sampler.num_passes - first}, those left, got {passes}")
-        if not drafts:
-            return []
-        places = [self._place(draft) for draft in drafts]
-        for k in range(first, last):
-            began = now()
-            flows, calls = self.model.denoise([draft.x for draft in drafts], places, k)
-            steps = [
-                sampler.step(draft.x, flow, k, draft.noises[k + 1] if k < sampler.num_renoise else None)
-                for draft, flow in zip(drafts, flows, strict=True)
-            ]
-            spent = Cost(denoise_passes=len(drafts), denoise_calls=calls, seconds_generate=now() - began).share(
-                len(drafts)
-            )
-            drafts = [
-                draft._replace(x=step.x_next, x0=step.x0, passes_done=k + 1, cost=draft.cost + spent)
-                for draft, step in zip(drafts, steps, strict=True)
-            ]
+        drafts = list(drafts)
+        left = [self._passes_left(draft) for draft in drafts]
+        if passes is not None and not 0 <= passes <= min(left, default=passes):
+            raise ValueError(f"passes must be from 0 to {min(left)}, those left, got {passes}")
+        most = max(left, default=0) if passes is None else passes
+        for done in range(most):
+            rows = [row for row in range(len(drafts)) if done < left[row]]
+            for row, draft in zip(rows, self._advance_by_one([drafts[row] for row in rows]), strict=True):
+                drafts[row] = draft
         return drafts
+
+    def _advance_by_one(self, drafts: Sequence[Draft]) -> list[Draft]:
+        """Returns the drafts after one more pass each."""
+        began = now()
+        samplers = [self._sampler(draft.request.action) for draft in drafts]
+        timesteps = [sampler.warped[draft.passes_done] for sampler, draft in zip(samplers, drafts, strict=True)]
+        places = [self._place(draft) for draft in drafts]
+        flows, calls = self.model.denoise([draft.x for draft in drafts], timesteps, places)
+        steps = []
+        for draft, sampler, flow in zip(drafts, samplers, flows, strict=True):
+            k = draft.passes_done
+            steps.append(sampler.step(draft.x, flow, k, draft.noises[k + 1] if k < sampler.num_renoise else None))
+        spent = Cost(denoise_passes=len(drafts), denoise_calls=calls, seconds_generate=now() - began)
+        share = spent.share(len(drafts))
+        return [
+            draft._replace(x=step.x_next, x0=step.x0, passes_done=draft.passes_done + 1, cost=draft.cost + share)
+            for draft, step in zip(drafts, steps, strict=True)
+        ]
 
     def preview(self, drafts: Sequence[Draft]) -> list[Preview]:
         """Returns the scores of the drafts' present estimates, decoded and scored as finished chunks are.
@@ -227,10 +231,10 @@ class Stream:
             ValueError: a draft has passes left.
         """
         for draft in drafts:
-            if draft.passes_done < self.model.sampler.num_passes:
+            if self._passes_left(draft):
+                all_passes = draft.passes_done + self._passes_left(draft)
                 raise ValueError(
-                    f"drafts must have had all {self.model.sampler.num_passes} passes to be finished, got "
-                    f"{draft.passes_done}"
+                    f"drafts must have had all {all_passes} passes to be finished, got {draft.passes_done}"
                 )
         decoded, scores, spent = self._decode_and_score(drafts, [draft.x for draft in drafts])
         return [
@@ -313,6 +317,12 @@ class Stream:
             seconds_score=now() - began - decoding,
         )
         return decoded, scores, spent.share(len(drafts))
+
+    def _sampler(self, action: Action) -> Sampler:
+        return self.model.sampler.with_passes(action.passes)
+
+    def _passes_left(self, draft: Draft) -> int:
+        return self._sampler(draft.request.action).num_passes - draft.passes_done
 
     def _place(self, draft: Draft) -> Place:
         state = draft.request.state

@@ -24,16 +24,18 @@ class Route(enum.IntEnum):
 
 
 class Action(NamedTuple):
-    """One decision: how the next chunk starts and what happens to the chunk that leaves the window.
+    """One decision: how the next chunk is made and what happens to the chunk that leaves the window.
 
     seed: seeds all noise of the next chunk.
     route: where the evicted chunk's keys and values go; without effect while nothing is evicted.
     correlation: of the chunk's first noise with the last chunk's, from -1 to 1.
+    passes: denoising passes of the chunk; None for as many as its model was made for.
     """
 
     seed: int
     route: Route = Route.DISCARD
     correlation: float = 0.0
+    passes: int | None = None
 
 
 class Scores(NamedTuple):
@@ -166,7 +168,7 @@ class StagedProblem(SearchProblem[S], Protocol[S]):
         """Returns drafts that are still pure noise."""
 
     def advance(self, drafts: Sequence[Draft[S]], *, passes: int | None = None) -> Sequence[Draft[S]]:
-        """Returns the drafts after some more passes, by default all that are left; all have had equally many."""
+        """Returns the drafts after some more passes, by default all that are left."""
 
     def preview(self, drafts: Sequence[Draft[S]]) -> Sequence[Preview]:
         """Returns the scores of the drafts' present estimates of the finished chunk."""

@@ -6,7 +6,7 @@ Pure arithmetic on tensors: noise is given by the caller, never drawn here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -67,6 +67,24 @@ class Sampler:
     def num_renoise(self) -> int:
         """Fresh noises that a chunk takes besides the one that starts it."""
         return self.num_passes - 1 if self.kind == "renoise" else 0
+
+    def with_passes(self, count: int | None) -> Sampler:
+        """Returns the sampler with so many timesteps, spread as its own are; None changes nothing.
+
+        A model that was distilled for its timesteps knows no others well; one that was trained on all of them makes
+        more of more passes.
+
+        Raises:
+            ValueError: the count is below 1.
+        """
+        if count is None or count == self.num_passes:
+            return self
+        if count < 1:
+            raise ValueError(f"passes must be at least 1 a chunk, got {count}")
+        ends = (*self.timesteps, 0.0)
+        places = (index * self.num_passes / count for index in range(count))
+        timesteps = (ends[int(place)] + place % 1.0 * (ends[int(place) + 1] - ends[int(place)]) for place in places)
+        return replace(self, timesteps=tuple(timesteps))
 
     @property
     def warped(self) -> tuple[float, ...]:

@@ -230,10 +230,10 @@ class CausalWan:
     def _embed(self, timestep: float | Tensor, batch: int) -> Tensor:
         """Returns the time embedding `[B, channels]`."""
         if not isinstance(timestep, Tensor):
-            timestep = torch.full((batch,), timestep, device=self._device)
+            timestep = torch.full((batch,), timestep)
         embedder = self.network.condition_embedder
         # diffusers may keep the time embedder in float32 beside a network in bfloat16.
-        waves = embedder.timesteps_proj(timestep).to(embedder.time_embedder.linear_1.weight.dtype)
+        waves = embedder.timesteps_proj(timestep.to(self._device)).to(embedder.time_embedder.linear_1.weight.dtype)
         embedding: Tensor = embedder.time_embedder(waves).to(self._dtype)
         return embedding
 

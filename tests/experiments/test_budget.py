@@ -11,7 +11,7 @@ from experiments.ablations import ABLATIONS
 from experiments.arguments import parse
 from experiments.budget import PASSES_A_CHUNK, at_budget, parse_budget
 from experiments.registry import POLICIES
-from policies import BeamSearch, BestOfN, Greedy, PreviewPruning, StreamT1
+from policies import BeamSearch, BestOfN, FrontLoading, Greedy, PreviewPruning, StreamT1
 from searchkit.types import Policy
 
 NUM_CHUNKS = 7
@@ -49,6 +49,8 @@ def _spent(policy: Policy) -> tuple[int, int]:
             started, finished, gone_on_from = 1, 1, 1
         case BestOfN(num_candidates=num):
             started, finished, gone_on_from = num, num, num
+        case FrontLoading():
+            return _front_loaded(policy)
         case PreviewPruning(beam_width=width, children=children):
             started, finished, gone_on_from = width * children, math.ceil(width * children / 2), width
         case BeamSearch(beam_width=width, children=children) | StreamT1(beam_width=width, children=children):
@@ -58,6 +60,13 @@ def _spent(policy: Policy) -> tuple[int, int]:
     previewed = getattr(policy, "preview_passes", 0)
     passes = started * previewed + finished * (PASSES_A_CHUNK - previewed)
     return NUM_CHUNKS * passes, (NUM_CHUNKS - 1) * gone_on_from
+
+
+def _front_loaded(policy: FrontLoading) -> tuple[int, int]:
+    left = [policy.num_candidates]
+    while len(left) < NUM_CHUNKS:
+        left.append(math.ceil(left[-1] / 2))
+    return policy.num_candidates * policy.first_passes + policy.later_passes * sum(left[1:]), sum(left[1:])
 
 
 def _cell(policy: Policy) -> str:
@@ -91,6 +100,13 @@ def test_no_budget_is_exceeded_and_hardly_any_is_left(name):
         most = num * NUM_CHUNKS * PASSES_A_CHUNK
         assert denoise <= most
         assert name == "greedy" or denoise > most - 3 * NUM_CHUNKS
+
+
+def test_front_loading_fits_as_many_streams_as_its_passes_let_it():
+    half = FrontLoading(first_passes=6, later_passes=2)
+    assert at_budget(half, 2) == FrontLoading(num_candidates=6, first_passes=6, later_passes=2)
+    with pytest.raises(ValueError, match=r"--budget must pay for one stream of 12 first_passes .* 30 passes .* got 28"):
+        at_budget(FrontLoading(first_passes=12), 1)
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

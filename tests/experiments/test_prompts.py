@@ -51,5 +51,6 @@ def test_returning_prompts_come_back_to_where_they_were():
         first, other, last = (cue.text for cue in cues(prompt, 18))
         assert first == last != other
         assert {first, other} <= set(unseen_prompts(32))
-    with pytest.raises(ValueError, match="num_prompts must be from 1 to 60, all returning prompts, got 61"):
+    assert set(returning_prompts(16)).isdisjoint(returning_prompts(30, tuning=True))
+    with pytest.raises(ValueError, match="num_prompts must be from 1 to 60, all returning report prompts, got 61"):
         returning_prompts(61)

@@ -23,7 +23,7 @@ from experiments.prompts import unseen_prompts
 from experiments.registry import POLICIES, policy_label
 from experiments.run import main
 from experiments.trials import make_stream
-from policies import BeamSearch, BestOfN, BestOfNPerChunk, Greedy, StreamT1
+from policies import BeamSearch, BestOfN, BestOfNPerChunk, FrontLoading, Greedy, StreamT1
 from searchkit.memory import MemoryConfig
 from searchkit.schedule import cues
 from searchkit.types import Decoding
@@ -117,11 +117,11 @@ def test_study_compares_searches_and_ablations_on_unseen_prompts():
 
 def test_scaling_runs_every_search_at_every_budget_once():
     experiment = with_prompts(PRESETS["shapes-scaling"]())
-    searches = (BestOfN(), BestOfNPerChunk(), BeamSearch(), StreamT1())
+    searches = (BestOfN(), BestOfNPerChunk(), BeamSearch(), StreamT1(), FrontLoading())
     scaled = {at_budget(policy, num) for policy in searches for num in (2, 4, 8, 16)}
-    assert set(experiment.policies) == {Greedy(), at_budget(StreamT1(), 1), *scaled}
-    assert len({policy_label(policy) for policy in experiment.policies}) == 18
-    assert len(experiment.trials) == 24 * 2 * 18
+    assert set(experiment.policies) == {Greedy(), at_budget(StreamT1(), 1), at_budget(FrontLoading(), 1), *scaled}
+    assert len({policy_label(policy) for policy in experiment.policies}) == 23
+    assert len(experiment.trials) == 24 * 2 * 23
 
 
 def test_searches_that_scaling_leaves_out_are_greedy(small_world):
@@ -137,11 +137,25 @@ def test_searches_that_scaling_leaves_out_are_greedy(small_world):
 def test_long_study_is_on_the_first_prompts_of_the_study():
     long = with_prompts(PRESETS["shapes-study-long"]())
     assert long.prompts == with_prompts(PRESETS["shapes-study"]()).prompts[:16]
-    assert long.num_chunks == 40 and len(long.trials) == 16 * 5
+    assert long.num_chunks == 40 and len(long.trials) == 16 * 6
 
 
-def test_studies_measure_every_candidate():
-    assert all(PRESETS[name]().measure_candidates for name in PRESETS if name.startswith(("shapes-study", "shapes-sc")))
+def test_studies_of_candidates_measure_all_of_them():
+    measured = {name for name in PRESETS if PRESETS[name]().measure_candidates}
+    assert measured == {"shapes-study", "shapes-return"}
+
+
+@pytest.mark.parametrize("name", ["shapes-tuning", "shapes-tuning-memory"])
+def test_settings_are_tuned_on_prompts_that_are_never_reported(name):
+    tuning = with_prompts(PRESETS[name]())
+    words = {cue.text for prompt in tuning.prompts for cue in cues(prompt, tuning.num_chunks)}
+    assert words <= set(unseen_prompts(60, tuning=True)) and words.isdisjoint(unseen_prompts(120))
+
+
+def test_our_search_is_compared_at_stream_t1s_passes_and_at_half_of_them():
+    _, _, full, ours, half, *_ = PRESETS["shapes-front-loading"]().policies
+    assert (full, ours) == (StreamT1(), at_budget(FrontLoading(), 4))
+    assert at_budget(half, 2).num_candidates >= half.num_candidates
 
 
 def test_unseen_prompts_take_the_place_of_those_of_a_preset():
@@ -210,6 +224,7 @@ def test_help_names_every_option_quickly_and_without_torch():
     panels = [line for line in run.stdout.splitlines() if line.startswith("--policy ")]
     assert panels == [
         *(f"--policy {name}" for name in ("best-of-n", "best-of-n-per-chunk", "beam-search", "preview-pruning")),
+        "--policy front-loading",
         "--policy stream-t1, and its variants",
     ]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from policies import BeamSearch, BestOfN, BestOfNPerChunk, Greedy, PreviewPruning, StreamT1
+from policies import BeamSearch, BestOfN, BestOfNPerChunk, FrontLoading, Greedy, PreviewPruning, StreamT1
 from searchkit.backbones.sampler import Sampler
 from searchkit.backbones.wan import Prefix
 from searchkit.codecs import Decoder
@@ -37,6 +37,7 @@ POLICIES = [
     BeamSearch(),
     StreamT1(),
     PreviewPruning(beam_width=2, children=3, preview_passes=3),
+    FrontLoading(num_candidates=3, first_passes=6, later_passes=2),
 ]
 by_name = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
 

@@ -19,7 +19,7 @@ from searchkit.cost import Cost, total
 from searchkit.fusion import Calibration, Fusion
 from searchkit.gym_adapter import GymProblem
 from searchkit.model import VideoModel
-from searchkit.pruning import finish_better_half, keep_all, keep_best, keep_random
+from searchkit.pruning import finish_better_half, keep_all, keep_best, keep_better_half, keep_random
 from searchkit.rewards import View
 from searchkit.search import Level
 from searchkit.state import StreamState
@@ -44,6 +44,12 @@ def _make_level(longs: Sequence[float], *, chunk: int = 0) -> Level[_Point]:
 
 
 few_values = st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=1, max_size=9)
+
+
+@given(few_values)
+def test_keeping_the_better_half_keeps_the_larger_half_of_an_odd_number(longs: list[float]):
+    level = _make_level(longs)
+    assert keep_better_half(LONG)(level) == keep_best(math.ceil(len(longs) / 2), LONG)(level)
 
 
 @given(few_values, st.integers(1, 10))

@@ -27,6 +27,25 @@ def test_shift_of_one_changes_no_timestep():
     assert warp((1000.0, 300.0, 10.0), 1.0) == pytest.approx((1000.0, 300.0, 10.0))
 
 
+@pytest.mark.parametrize("count", range(1, 17))
+def test_other_numbers_of_passes_spread_as_the_samplers_own(count: int):
+    spread = Sampler().with_passes(count).timesteps
+    assert spread == pytest.approx([1000.0 * (1 - index / count) for index in range(count)])
+    assert len(Sampler(timesteps=(1000.0, 900.0, 100.0)).with_passes(count).timesteps) == count
+
+
+def test_passes_between_uneven_timesteps_lie_on_straight_lines():
+    sampler = Sampler(timesteps=(1000.0, 200.0), shift=3.0, kind="euler")
+    assert sampler.with_passes(4) == Sampler(timesteps=(1000.0, 600.0, 200.0, 100.0), shift=3.0, kind="euler")
+    assert sampler.with_passes(None) is sampler.with_passes(2) is sampler
+
+
+@pytest.mark.parametrize("count", [0, -3])
+def test_less_than_one_pass_is_refused(count: int):
+    with pytest.raises(ValueError, match=f"passes must be at least 1 a chunk, got {count}"):
+        Sampler().with_passes(count)
+
+
 def test_renoise_mixes_the_estimate_with_fresh_noise():
     x, flow, fresh = _make_pass()
     step = Sampler().step(x, flow, 1, fresh)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from policies import BeamSearch, Greedy, PreviewPruning
-from searchkit.backbones.sampler import Sampler
+from searchkit.backbones.sampler import Kind, Sampler
 from searchkit.backbones.wan import Prefix
 from searchkit.cost import total
 from searchkit.memory import Memory, MemoryConfig
@@ -556,6 +556,44 @@ def test_staged_expansion_equals_expanding_at_once(make_stream: MakeStream):
     for staged, child in zip(stream.finish(drafts), stream.expand(requests), strict=True):
         _assert_same_states(staged.state, child.state, atol=0.0)
         assert staged.cost.passes == child.cost.passes
+
+
+@pytest.mark.parametrize("kind", ["renoise", "euler"])
+def test_passes_of_a_chunk_are_the_actions_choice(make_stream: MakeStream, make_model: MakeModel, kind: Kind):
+    """A chunk of an action's passes is what a model with such a sampler makes, and replays as every other does."""
+    stream = make_stream(model=make_model(sampler=Sampler(kind=kind)))
+    other = replace(stream, model=replace(stream.model, sampler=stream.model.sampler.with_passes(6)))
+    asked, own = _replay(stream, [Action(1, passes=6), Action(2)]), _replay(other, [Action(1), Action(2, passes=4)])
+    torch.testing.assert_close(asked.latents, own.latents, atol=0.0, rtol=0.0)
+    assert not torch.equal(asked.latents[0], _replay(stream, [Action(1)]).latents[0])
+    _assert_same_states(_replay(stream, asked.actions), asked, atol=0.0)
+
+
+def test_candidates_of_one_level_may_have_different_passes(make_stream: MakeStream, make_model: MakeModel):
+    stream = make_stream(model=make_model(sampler=Sampler()))
+    requests = [Request(stream.root, Action(seed, passes=passes)) for seed, passes in enumerate((2, None, 7))]
+    together = stream.expand(requests)
+    for request, child in zip(requests, together, strict=True):
+        _assert_same_states(child.state, stream.expand([request])[0].state, atol=1e-5)
+    assert [child.cost.denoise_passes for child in together] == pytest.approx([2, 4, 7])
+    assert total(child.cost for child in together).denoise_calls == pytest.approx(7)
+
+
+def test_drafts_advance_until_their_own_passes_are_done(make_stream: MakeStream, make_model: MakeModel):
+    stream = make_stream(model=make_model(sampler=Sampler()))
+    drafts = stream.start([Request(stream.root, Action(seed, passes=passes)) for seed, passes in ((1, 3), (2, 5))])
+    ahead = stream.advance(drafts, passes=2)
+    assert [draft.passes_done for draft in stream.advance([drafts[0], ahead[1]])] == [3, 5]
+    with pytest.raises(ValueError, match="passes must be from 0 to 1, those left, got 2"):
+        stream.advance(ahead, passes=2)
+    with pytest.raises(ValueError, match="drafts must have had all 5 passes to be finished, got 2"):
+        stream.finish([stream.advance(drafts)[0], ahead[1]])
+
+
+def test_no_passes_are_refused_before_anything_runs(make_stream: MakeStream):
+    stream = make_stream()
+    with pytest.raises(ValueError, match="passes must be at least 1 a chunk, got 0"):
+        stream.expand([Request(stream.root, Action(1, passes=0))])
 
 
 @pytest.mark.parametrize(
