@@ -42,6 +42,7 @@ def in_turns(requests: Sequence[Request[StreamState]], budget: int) -> list[list
 
 def peak(memories: Sequence[Memory], prefixes: Sequence[Prefix]) -> Cost:
     """Returns the bytes of the distinct blocks and prefixes that are alive."""
-    block_bytes = sum(block.nbytes for block in {block for memory in memories for block in memory.blocks})
+    held = {part for memory in memories for block in memory.blocks for part in block.holds}
+    block_bytes = sum(block.nbytes for block in held)
     prefix_bytes = sum(prefix.nbytes for prefix in prefixes)
     return Cost(peak_bytes=block_bytes + prefix_bytes, peak_block_bytes=block_bytes, peak_prefix_bytes=prefix_bytes)

@@ -28,16 +28,18 @@ class Block:
 
     A block is created with its chunk and filled by the chunk's clean pass, which only chunks that are
     expanded from ever run. Blocks are compared by identity and shared between beams, so nobody changes their
-    tensors.
+    tensors. An average holds what it is of until it is settled, and is computed whenever it is read before: most
+    candidates are given up, and those that are left go on sharing their parent's blocks until the parent is gone.
     """
 
-    __slots__ = ("__weakref__", "_contents", "is_average", "num_frames", "start_frame")
+    __slots__ = ("__weakref__", "_average", "_contents", "is_average", "num_frames", "start_frame")
 
     def __init__(self, start_frame: int, num_frames: int, *, is_average: bool = False) -> None:
         self.start_frame = start_frame
         self.num_frames = num_frames
         self.is_average = is_average
         self._contents: tuple[Tensor, Tensor] | None = None
+        self._average: tuple[Block, Block, float] | None = None
 
     def __repr__(self) -> str:
         state = "filled" if self.filled else "empty"
@@ -52,31 +54,46 @@ class Block:
         """
         if keys.ndim != 4 or keys.shape != values.shape:
             raise ValueError(f"keys and values must be [L, N, H, D] alike, got {keys.shape} and {values.shape}")
-        if self._contents is not None:
+        if self.filled:
             raise RuntimeError(f"{self} cannot be filled twice")
         self._contents = keys, values
 
+    def settle(self) -> None:
+        """Computes an average once and for all, and lets go of the blocks that it is of."""
+        if self._average is not None:
+            self._contents = self.keys, self.values
+            self._average = None
+
     @property
     def filled(self) -> bool:
-        return self._contents is not None
+        return self._contents is not None or self._average is not None
 
     @property
     def keys(self) -> Tensor:
-        return self._read()[0]
+        return self._read(0)
 
     @property
     def values(self) -> Tensor:
-        return self._read()[1]
+        return self._read(1)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the keys and values; 0 while the block is empty."""
+        """Bytes of the keys and values; 0 while the block is empty, or an average that is not settled."""
         return sum(tensor.nbytes for tensor in self._contents or ())
 
-    def _read(self) -> tuple[Tensor, Tensor]:
+    @property
+    def holds(self) -> tuple[Block, ...]:
+        """The blocks whose bytes it keeps alive: itself, or those that it is the average of."""
+        return (self,) if self._average is None else self._average[:2]
+
+    def _read(self, index: int) -> Tensor:
+        if self._average is not None:
+            sink, evicted, decay = self._average
+            # `lerp` allocates: the old sink may be shared with another beam.
+            return sink._read(index).float().lerp(evicted._read(index).float(), 1.0 - decay)
         if self._contents is None:
             raise RuntimeError(f"{self} is read before its clean pass filled it")
-        return self._contents
+        return self._contents[index]
 
 
 def averaged(sink: Block, evicted: Block, decay: float) -> Block:
@@ -84,13 +101,16 @@ def averaged(sink: Block, evicted: Block, decay: float) -> Block:
 
     The average is float32 whatever the model's dtype: at a decay of 0.999 most of an update would round away
     in bfloat16. Whoever reads the block casts it.
+
+    Raises:
+        RuntimeError: one of the two is empty.
     """
+    for part in (sink, evicted):
+        if not part.filled:
+            raise RuntimeError(f"{part} is averaged before its clean pass filled it")
+        part.settle()  # an average of averages would hold all that they are of
     block = Block(sink.start_frame, sink.num_frames, is_average=True)
-    # `lerp` allocates: the old sink may be shared with another beam.
-    block.fill(
-        sink.keys.float().lerp(evicted.keys.float(), 1.0 - decay),
-        sink.values.float().lerp(evicted.values.float(), 1.0 - decay),
-    )
+    block._average = sink, evicted, decay
     return block
 
 

@@ -280,9 +280,15 @@ class Stream:
         return Whole(fmean(scores, lengths), cost)
 
     def _fill(self, parents: Sequence[StreamState], others: Sequence[Memory]) -> Cost:
-        """Runs the clean passes that are still due for the parents' newest chunks; returns what it cost but time."""
+        """Settles the parents' averages and runs the clean passes that are still due for their newest chunks.
+
+        Returns what it cost but time.
+        """
         due = [(state.last, state.slot, state) for state in parents if state.last and state.slot]
         due = [(last, slot, state) for last, slot, state in due if not slot.block.filled]
+        for state in parents:
+            for block in state.memory.blocks:
+                block.settle()
         prefixes = [slot.prefix or self.model.assemble(state.memory) for _, slot, state in due]
         places = [
             self.model.place(state.chunk - 1, state.memory, prefix, state.prompt)

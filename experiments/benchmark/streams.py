@@ -51,10 +51,10 @@ def searches(repeats: int) -> Iterator[Figure]:
     yield Figure("8 candidates, 4 finished after a preview: passes of a chunk", eight.denoise_passes, "", 24)
 
 
-def memory(num_seeds: int = 8) -> Iterator[Figure]:
+def memory(num_seeds: int = 16) -> Iterator[Figure]:
     """Yields the most bytes of blocks and prefixes alive, of searches at 2x2 over those of greedy.
 
-    Stream-T1 holds more than plain beam search: an averaged sink beside the one that it came from, and appended sinks.
+    Stream-T1 holds more than plain beam search: beams with averages of their own share no sink, and appending adds some.
     """
     budgets = {"parents together": shapes_stream(), "parents in turn": shapes_stream(prefix_budget=0)}
     for way, stream in budgets.items():

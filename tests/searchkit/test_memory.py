@@ -1,9 +1,11 @@
 """The memory: blocks are written once and shared, and routes do what Stream-T1's release does."""
 
 import functools
+import gc
 import re
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -80,6 +82,30 @@ def test_averaging_leaves_both_blocks_and_keeps_the_sinks_place():
     assert average.start_frame == sink.start_frame
     assert average.keys.eq(2.0).all() and average.values.eq(-2.0).all()
     assert sink.keys.eq(1.0).all() and evicted.keys.eq(5.0).all()
+
+
+def test_average_holds_what_it_is_of_until_it_is_settled():
+    sink, evicted = _make_block(1), _make_block(5)
+    average = averaged(sink, evicted, 0.75)
+    assert average.filled and average.holds == (sink, evicted) and average.nbytes == 0
+    before, last = average.keys, weakref.ref(evicted)
+    average.settle()
+    del evicted
+    gc.collect()
+    assert average.holds == (average,) and last() is None
+    assert average.nbytes == sink.nbytes and average.keys.equal(before) and average.keys is average.keys
+
+
+def test_average_of_an_average_settles_it_first():
+    first = averaged(_make_block(1), _make_block(5), 0.75)
+    second = averaged(first, _make_block(6), 0.5)
+    assert first.holds == (first,) and second.holds[0] is first
+    assert second.keys.eq(4.0).all()
+
+
+def test_average_of_an_empty_block_is_refused():
+    with pytest.raises(RuntimeError, match=r"Block\(start_frame=3, num_frames=3, empty\) is averaged before"):
+        averaged(_make_block(1), Block(3, 3), 0.5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -330,6 +356,12 @@ class _Branching(RuleBasedStateMachine):
     def prune(self, kept: set[int]) -> None:
         self.beams = [beam for index, beam in enumerate(self.beams) if index in kept] or self.beams[:1]
 
+    @rule(which=_which)
+    def settle(self, which: int) -> None:
+        for block in self.beams[which % len(self.beams)].memory.blocks:
+            block.settle()
+            assert block.holds == (block,)
+
     def _child(self, beam: _Beam, route: Route, average: Average = averaged) -> _Beam:
         fate = beam.plain.fate(route, self.config)
         assert evicts(beam.memory, self.config) == (fate is not None)
@@ -375,7 +407,8 @@ class _Branching(RuleBasedStateMachine):
 
     @invariant()
     def only_blocks_of_living_beams_are_alive(self) -> None:
-        assert set(self.originals) == {block for beam in self.beams for block in beam.memory.blocks}
+        blocks = {block for beam in self.beams for block in beam.memory.blocks}
+        assert set(self.originals) == blocks.union(*(block.holds for block in blocks))
 
 
 def _assert_holds(memory: Memory, plain: _Plain) -> None:
