@@ -45,6 +45,8 @@ class VideoModel:
 
     Attributes:
         encode_text: a prompt to the text encoder's `[M, text_dim]` output.
+        first_passes: denoising passes of a stream's first chunk; None for as many as the others, whose number is the
+            sampler's. A model of one or two passes may want more before there is a memory.
         latent_shape: C, h, w.
         fps: pixel frames a second.
         checksum: of the weights, so that results can name what made them.
@@ -64,6 +66,7 @@ class VideoModel:
     latent_shape: tuple[int, int, int]
     fps: int
     checksum: str
+    first_passes: int | None = None
     max_batch: int = 16
     prefix_budget: int = 2**28
 
@@ -79,6 +82,14 @@ class VideoModel:
     def chunk_shape(self) -> tuple[int, int, int, int]:
         """T, C, h, w of a chunk."""
         return (self.memory.chunk_frames, *self.latent_shape)
+
+    def sampler_of(self, chunk: int, passes: int | None) -> Sampler:
+        """Returns the sampler of a chunk, counted from 0, with so many passes; None for the model's own number.
+
+        Raises:
+            ValueError: passes are below 1.
+        """
+        return self.sampler.with_passes(self.first_passes if passes is None and chunk == 0 else passes)
 
     def prompt(self, text: str, *, start: int = 0) -> Prompt:
         """Returns a prompt ready for the network, which holds from chunk `start` on.

@@ -167,7 +167,7 @@ class Stream:
         share = cost.share(len(requests))
         drafts = []
         for request in requests:
-            num_noises = 1 + self._sampler(request.action).num_renoise
+            num_noises = 1 + self._sampler(request).num_renoise
             noises = draw(request.action.seed, self.model.chunk_shape, count=num_noises)
             noises[0] = propagate(request.state.noise, noises[0], request.action.correlation)
             memory, prefix = branches[branch_of(request)]
@@ -195,7 +195,7 @@ class Stream:
     def _advance_by_one(self, drafts: Sequence[Draft]) -> list[Draft]:
         """Returns the drafts after one more pass each."""
         began = now()
-        samplers = [self._sampler(draft.request.action) for draft in drafts]
+        samplers = [self._sampler(draft.request) for draft in drafts]
         timesteps = [sampler.warped[draft.passes_done] for sampler, draft in zip(samplers, drafts, strict=True)]
         places = [self._place(draft) for draft in drafts]
         flows, calls = self.model.denoise([draft.x for draft in drafts], timesteps, places)
@@ -324,11 +324,11 @@ class Stream:
         )
         return decoded, scores, spent.share(len(drafts))
 
-    def _sampler(self, action: Action) -> Sampler:
-        return self.model.sampler.with_passes(action.passes)
+    def _sampler(self, request: Request[StreamState]) -> Sampler:
+        return self.model.sampler_of(request.state.chunk, request.action.passes)
 
     def _passes_left(self, draft: Draft) -> int:
-        return self._sampler(draft.request.action).num_passes - draft.passes_done
+        return self._sampler(draft.request).num_passes - draft.passes_done
 
     def _place(self, draft: Draft) -> Place:
         state = draft.request.state

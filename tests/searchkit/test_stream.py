@@ -569,6 +569,17 @@ def test_passes_of_a_chunk_are_the_actions_choice(make_stream: MakeStream, make_
     _assert_same_states(_replay(stream, asked.actions), asked, atol=0.0)
 
 
+def test_first_chunk_may_want_more_passes_than_the_others(make_stream: MakeStream, make_model: MakeModel):
+    """As the models of Causal-Forcing++ do: 4 passes for the first chunk, 1 or 2 for the others."""
+    plain = make_stream(model=make_model(sampler=Sampler(timesteps=(1000.0, 500.0))))
+    stream = replace(plain, model=replace(plain.model, first_passes=4))
+    cost = Greedy()(replace(stream, horizon=3), seed=0).cost
+    assert cost.denoise_passes == pytest.approx(4 + 2 + 2)
+    state, same = _replay(stream, [Action(1), Action(2)]), _replay(plain, [Action(1, passes=4), Action(2)])
+    torch.testing.assert_close(state.latents, same.latents, atol=0.0, rtol=0.0)
+    assert _replay(stream, [Action(1, passes=3)]).last.latents.ne(state.latents[0]).any()
+
+
 def test_candidates_of_one_level_may_have_different_passes(make_stream: MakeStream, make_model: MakeModel):
     stream = make_stream(model=make_model(sampler=Sampler()))
     requests = [Request(stream.root, Action(seed, passes=passes)) for seed, passes in enumerate((2, None, 7))]
