@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from envs.shapes.model import load_model, load_scorer
-from searchkit.backbones.sampler import Sampler
-from searchkit.backbones.wan import CausalWan
-from searchkit.codecs.wan import WanDecoder
-from searchkit.memory import MemoryConfig
+from searchkit.backbones.load import random_model
+from searchkit.backbones.presets import LONGLIVE, PIXELS_PER_LATENT
 from searchkit.model import VideoModel
 from searchkit.rewards import View
 from searchkit.stream import Stream
@@ -69,37 +66,19 @@ def shapes_stream(*, horizon: int = 7, prefix_budget: int = VideoModel.prefix_bu
 
 def wan_stream(size: WanSize, speedups: Speedups, *, device: str, dtype: torch.dtype) -> Stream:
     """Returns a stream of a Wan network and VAE with random weights."""
-    from diffusers import AutoencoderKLWan, WanTransformer3DModel
-    from diffusers.utils import logging
-
-    logging.set_verbosity_error()  # that casting everything costs precision is of no concern to random weights
-    torch.manual_seed(0)
-    with torch.device(device):
-        network = WanTransformer3DModel(
-            num_layers=size.num_layers,
-            num_attention_heads=size.num_heads,
-            attention_head_dim=128,
-            ffn_dim=size.ffn_dim,
-            text_dim=4096,
-        )
-        vae = AutoencoderKLWan(base_dim=size.vae_base_dim)
-    engine = CausalWan(network.to(dtype), latent_size=size.latent_size)
+    height, width = (PIXELS_PER_LATENT * side for side in size.latent_size)
+    model = random_model(
+        LONGLIVE,
+        size=replace(LONGLIVE.size, num_layers=size.num_layers, num_heads=size.num_heads, ffn_dim=size.ffn_dim),
+        vae_base_dim=size.vae_base_dim,
+        device=device,
+        dtype=dtype,
+        height=height,
+        width=width,
+    )
+    network = model.engine.network
     if speedups.attention is not None:
         network.set_attention_backend(speedups.attention)
     if speedups.compile:
         network.compile_repeated_blocks()
-    model = VideoModel(
-        engine=engine,
-        decoder=WanDecoder(vae.to(dtype)),
-        encode_text=_random_text,
-        sampler=Sampler(),
-        memory=MemoryConfig(),
-        latent_shape=(16, *size.latent_size),
-        fps=16,
-        checksum="random",
-    )
     return Stream(model=model, scorer=BrightnessScorer(), prompt=PROMPT)
-
-
-def _random_text(prompt: str) -> Tensor:
-    return torch.randn(512, 4096, generator=torch.Generator().manual_seed(0))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # naming alone must not wait for torch
     from torch import Tensor, nn
 
+_LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 _WRAPPERS = re.compile(r"_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.|_orig_mod\.")
 _NAME = re.compile(r"(?P<block>blocks\.\d+\.)?(?P<module>.+?)(?P<suffix>\.weight|\.bias)?")
 
@@ -108,23 +109,87 @@ def load_renamed(
     Raises:
         ValueError: names the keys that are missing, unexpected or of another shape, by their original names.
     """
-    wanted = module.state_dict()
+    module.load_state_dict(
+        renamed(module.state_dict(), tensors, diffusers_name=diffusers_name, original_name=original_name)
+    )
+
+
+def renamed(
+    wanted: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    *,
+    diffusers_name: Callable[[str], str] = diffusers_name,
+    original_name: Callable[[str], str] = original_name,
+) -> dict[str, Tensor]:
+    """Returns tensors under original names by the names of diffusers.
+
+    Args:
+        wanted: what there must be, by diffusers' names; of shapes alone, on the meta device, if need be.
+
+    Raises:
+        ValueError: names the keys that are missing, unexpected or of another shape, by their original names.
+    """
     given = {diffusers_name(name): tensor for name, tensor in tensors.items()}
-    complaints = [
-        *_complaint("missing", (original_name(name) for name in wanted.keys() - given.keys())),
-        *_complaint("unexpected", (name for name in tensors if diffusers_name(name) not in wanted)),
-        *_complaint(
-            "mis-shaped",
-            (
-                f"{original_name(name)} {tuple(given[name].shape)} for {tuple(wanted[name].shape)}"
-                for name in wanted.keys() & given.keys()
-                if given[name].shape != wanted[name].shape
-            ),
+    _refuse(
+        "the weights do not fit the network",
+        missing=(original_name(name) for name in wanted.keys() - given.keys()),
+        unexpected=(name for name in tensors if diffusers_name(name) not in wanted),
+        misshaped=(
+            f"{original_name(name)} {tuple(given[name].shape)} for {tuple(wanted[name].shape)}"
+            for name in wanted.keys() & given.keys()
+            if given[name].shape != wanted[name].shape
         ),
-    ]
-    if complaints:
-        raise ValueError("the weights do not fit the network: " + "; ".join(complaints))
-    module.load_state_dict(given)
+    )
+    return given
+
+
+class Factors(NamedTuple):
+    """The two matrices whose product updates a weight `[out, in]`: `[rank, in]` and `[out, rank]`."""
+
+    a: Tensor
+    b: Tensor
+
+    def added_to(self, weight: Tensor, *, scale: float) -> Tensor:
+        """Returns `weight + scale * b @ a`, in float32."""
+        return weight.float() + scale * (self.b.float() @ self.a.float())
+
+
+def lora_factors(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, rank: int) -> dict[str, Factors]:
+    """Returns the factors of all linear layers of a network's blocks, by diffusers' names of the weights.
+
+    Args:
+        wanted: the network's tensors by diffusers' names, if need be of shapes alone.
+        tensors: by the names of peft: `base_model.model.blocks.0.self_attn.q.lora_A.weight`.
+
+    Raises:
+        ValueError: names the keys that are missing, unexpected or of another shape.
+    """
+    shapes: dict[tuple[str, str], tuple[int, int]] = {}
+    for name, weight in wanted.items():
+        if name.startswith("blocks.") and name.endswith(".weight") and weight.ndim == 2:
+            shapes |= {(name, "A"): (rank, weight.shape[1]), (name, "B"): (weight.shape[0], rank)}
+    names = {_lora_place(name): name for name in tensors}
+    _refuse(
+        "the LoRA weights do not fit the network",
+        missing=(_lora_name(*place) for place in shapes.keys() - names.keys()),
+        unexpected=(name for place, name in names.items() if place not in shapes),
+        misshaped=(
+            f"{names[place]} {tuple(tensors[names[place]].shape)} for {shape}"
+            for place, shape in shapes.items()
+            if place in names and tensors[names[place]].shape != shape
+        ),
+    )
+    return {name: Factors(tensors[names[name, "A"]], tensors[names[name, "B"]]) for name, _ in shapes}
+
+
+def _lora_place(name: str) -> tuple[str, str]:
+    """Returns the weight that a factor updates, by diffusers' name, and which of the two it is."""
+    match = _LORA.fullmatch(_WRAPPERS.sub("", name))
+    return (diffusers_name(f"{match['module']}.weight"), match["factor"]) if match else (name, "")
+
+
+def _lora_name(weight: str, factor: str) -> str:
+    return f"base_model.model.{original_name(weight).removesuffix('.weight')}.lora_{factor}.weight"
 
 
 def _rename(name: str, in_block: Mapping[str, str], outside: Mapping[str, str]) -> str:
@@ -135,6 +200,8 @@ def _rename(name: str, in_block: Mapping[str, str], outside: Mapping[str, str]) 
     return block + (in_block if block else outside).get(module, module) + suffix
 
 
-def _complaint(kind: str, names: Iterable[str]) -> list[str]:
-    listed = sorted(names)
-    return [f"{kind}: {', '.join(listed)}"] if listed else []
+def _refuse(what: str, *, missing: Iterable[str], unexpected: Iterable[str], misshaped: Iterable[str]) -> None:
+    listed = {"missing": sorted(missing), "unexpected": sorted(unexpected), "mis-shaped": sorted(misshaped)}
+    complaints = [f"{kind}: {', '.join(names)}" for kind, names in listed.items() if names]
+    if complaints:
+        raise ValueError(f"{what}: {'; '.join(complaints)}")
