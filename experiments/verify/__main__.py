@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.verify.beams import replay_beams
-from experiments.verify.recording import Check, Pair, Recording, compare, load
+from experiments.verify.recording import Check, Pair, compare, load, load_facts
+from experiments.verify.rewards import replay_end_to_end, replay_preprocessing, replay_reward
 from experiments.verify.streams import replay_stream
 
 
@@ -22,16 +23,23 @@ def verify(path: Path, *, tolerance: float = 2e-5) -> list[Check]:
     Raises:
         ValueError: there is no such run, or it is of no known format.
     """
-    return compare(_replay(path, load(path)), tolerance)
+    return compare(_replay(path), tolerance)
 
 
-def _replay(path: Path, recording: Recording) -> Iterable[Pair]:
-    names = recording.facts.keys()
+def _replay(path: Path) -> Iterable[Pair]:
+    facts = load_facts(path)
+    names = facts.keys()
     if {"routes", "layout"} <= names:
-        return replay_stream(recording)
+        return replay_stream(load(path))
     if {"events", "kept", "final_pick"} <= names:
-        return replay_beams(recording)
-    raise ValueError(f"path must name a recorded stream or beam search, but {path}.json is neither")
+        return replay_beams(load(path))
+    if {"config_flat", "head", "token_ids"} <= names:
+        return replay_reward(load(path))
+    if {"prompts", "rendered_chat_text_sha256_utf8"} <= names:
+        return replay_end_to_end(path, load(path))
+    if {"hpsv3_image", "videoreward_video"} <= names:
+        return replay_preprocessing(facts)
+    raise ValueError(f"path must name a recorded stream, beam search or reward, but {path}.json is none of them")
 
 
 def main(path: Annotated[Path, tyro.conf.Positional], *, tolerance: float = 2e-5) -> None:
@@ -40,7 +48,7 @@ def main(path: Annotated[Path, tyro.conf.Positional], *, tolerance: float = 2e-5
     Args:
         path: a recorded run, without its ending .safetensors or .json.
         tolerance: largest difference allowed in network outputs and scores; noise, seeds, routes, layouts and
-            selections must agree exactly.
+            selections must agree exactly. Rewards' hidden states, and scores of pixels and prompts, may differ by 1e-4.
     """
     try:
         checks = verify(path, tolerance=tolerance)

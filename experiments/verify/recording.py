@@ -1,6 +1,6 @@
 """Recorded runs, and what a replay of one is compared with.
 
-A recorded run is a `.safetensors` and a `.json` (see `tests/golden`).
+A recorded run is a `.json` and mostly a `.safetensors` (see `tests/golden`).
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ class Pair(NamedTuple):
     """A value as it was recorded and as it was replayed: tensors, numbers, or what else can be equal.
 
     is_exact: whether the two must agree to the bit. What are neither tensors nor floats always must.
+    tolerance: largest difference allowed, where it is not the replay's.
     """
 
     quantity: str
     recorded: Any
     replayed: Any
     is_exact: bool = False
+    tolerance: float | None = None
 
 
 class Check(NamedTuple):
@@ -64,14 +66,32 @@ def load(path: Path) -> Recording:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    facts, tensors = (path.with_name(path.name + ending) for ending in (".json", ".safetensors"))
-    for file in (facts, tensors):
-        if not file.is_file():
-            raise ValueError(f"path must name a recorded run without its ending, but there is no file {file}")
+    facts, file = load_facts(path), _find(path, ".safetensors")
     try:
-        return Recording(json.loads(facts.read_text()), load_file(tensors))
-    except (SafetensorError, json.JSONDecodeError) as error:
+        return Recording(facts, load_file(file))
+    except SafetensorError as error:
         raise ValueError(f"path {path} names a damaged run: {error}") from error
+
+
+def load_facts(path: Path) -> dict[str, Any]:
+    """Returns the settings and small facts of the run recorded at `path`, which has no ending.
+
+    Raises:
+        ValueError: there is no such run, or it is damaged.
+    """
+    file = _find(path, ".json")
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"path {path} names a damaged run: {error}") from error
+    return facts
+
+
+def _find(path: Path, ending: str) -> Path:
+    file = path.with_name(path.name + ending)
+    if not file.is_file():
+        raise ValueError(f"path must name a recorded run without its ending, but there is no file {file}")
+    return file
 
 
 def compare(pairs: Iterable[Pair], tolerance: float) -> list[Check]:
@@ -81,9 +101,8 @@ def compare(pairs: Iterable[Pair], tolerance: float) -> list[Check]:
         is_exact = pair.is_exact or not _is_inexact(pair.recorded)
         difference = _difference(pair.recorded, pair.replayed)
         before = checks.get(pair.quantity, Check(pair.quantity, 0.0, math.inf))
-        checks[pair.quantity] = Check(
-            pair.quantity, max(before.difference, difference), min(before.tolerance, 0.0 if is_exact else tolerance)
-        )
+        allowed = 0.0 if is_exact else tolerance if pair.tolerance is None else pair.tolerance
+        checks[pair.quantity] = Check(pair.quantity, max(before.difference, difference), min(before.tolerance, allowed))
     return list(checks.values())
 
 

@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 def _copy(run: str, folder: Path) -> Path:
     for file in GOLDEN.glob(f"{run}.*"):
         shutil.copy(file, folder)
-    return folder / run
+    return folder / Path(run).name
 
 
 @pytest.mark.parametrize(("run", "chunks"), [("stream_plain", 6), ("stream_routed", 9)])
@@ -139,4 +139,72 @@ def test_truncated_run_exits_with_one_sentence(tmp_path):
     whole = path.with_suffix(".safetensors").read_bytes()
     path.with_suffix(".safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SystemExit, match=r"^verify: path .* names a damaged run"):
+        main(path)
+
+
+REWARDS = {
+    "hpsv3": {"grids", "patches", "vision embeddings", "hidden states", "logits", "far from true mrope"},
+    "videoreward": {
+        "grids", "patches", "vision embeddings", "hidden states", "logits", "raw scores", "normalised scores",
+        "far from true mrope", "far from without lora", "far from lora scaling 1",
+    },
+    "hpsv3_e2e": {
+        "resized images", "sha256 of chats", "token ids", "places of reward tokens", "grids", "patches", "logits",
+        "far from true mrope",
+    },
+    "videoreward_e2e": {
+        "sampled frames", "sha256 of chats", "token ids", "places of reward tokens", "grids", "patches", "raw scores",
+        "normalised scores", "far from true mrope",
+    },
+    "preprocessing_examples": {
+        "image sizes", "image grids", "image tokens", "refused videos", "sampled frames", "video sizes",
+        "video grids", "video tokens",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("run", REWARDS)
+def test_recorded_rewards_replay_within_the_tolerance(run):
+    checks = {check.quantity: check for check in verify(GOLDEN / "rewards" / run)}
+    assert all(check.passed for check in checks.values()), checks
+    assert checks.keys() == REWARDS[run]
+    inexact = {name: check.tolerance for name, check in checks.items() if check.tolerance > 0.0}
+    if run.endswith("_e2e"):
+        assert set(inexact.values()) == {1e-4}
+    elif inexact:
+        assert inexact.pop("hidden states") == 1e-4
+        assert set(inexact.values()) == {2e-5}
+
+
+@pytest.mark.parametrize(
+    ("run", "tensor", "quantities"),
+    [
+        ("hpsv3", "weights.rm_head.5.bias", ["logits"]),
+        ("hpsv3", "weights.visual.merger.mlp.2.bias", ["vision embeddings", "hidden states", "logits"]),
+        ("videoreward", "weights.base_model.model.rm_head.weight", ["logits", "raw scores", "normalised scores"]),
+        ("hpsv3", "inputs.image_1_uint8_hwc", ["patches"]),
+        ("videoreward_e2e", "inputs.input_ids", ["token ids"]),
+    ],
+)
+def test_another_reward_or_input_is_found(run, tensor, quantities, tmp_path):
+    shutil.copytree(GOLDEN / "rewards", tmp_path / "rewards")
+    path = tmp_path / "rewards" / f"{run}.safetensors"
+    tensors = load_file(path)
+    tensors[tensor] += tensors[tensor].new_ones(())
+    save_file(tensors, path)
+    assert [check.quantity for check in verify(path.with_suffix("")) if not check.passed] == quantities
+
+
+def test_scores_that_a_known_mistake_gives_are_found(tmp_path):
+    shutil.copytree(GOLDEN / "rewards", tmp_path / "rewards")
+    path = tmp_path / "rewards" / "hpsv3.safetensors"
+    tensors = load_file(path)
+    tensors["wrong.logits_true_mrope"] = tensors["expected.logits"].clone()
+    save_file(tensors, path)
+    assert [check.quantity for check in verify(path.with_suffix("")) if not check.passed] == ["far from true mrope"]
+
+
+def test_reward_without_its_weights_exits_with_one_sentence(tmp_path):
+    path = _copy("rewards/hpsv3_e2e", tmp_path)
+    with pytest.raises(SystemExit, match=r"^verify: path must name a recorded run[^\n]*hpsv3\.json$"):
         main(path)
