@@ -123,6 +123,9 @@ class _Deciding(Wrapper[StreamState]):
     _num: int = field(default=0, init=False)
     _cache: Any = field(default=None, init=False)
 
+    def __post_init__(self) -> None:
+        self._cache = self.root.decoder_cache  # of the frames that were given, if any were
+
     def expand(self, requests: Sequence[Request[StreamState]]) -> Sequence[Child[StreamState]]:
         self.decide({*self._alive, *(request.state for request in requests)})
         return self._seen(self.problem.expand(requests))

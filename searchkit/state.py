@@ -5,6 +5,7 @@ Letters: T latent frames of a chunk, C channels, h and w latent size, F pixel fr
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ class StreamState:
 
     Attributes:
         prompts: the stream's, by their starts; the first one starts at chunk 0.
+        given: `[T, C, h, w]` latents of chunks that were given, which lie before chunk 0 and are never scored.
         last: the newest chunk, linked to those before; None at the root.
         chunk: chunks made so far.
         noise: `[T, C, h, w]` that started the newest chunk, or None.
@@ -64,6 +66,7 @@ class StreamState:
 
     model: VideoModel
     prompts: tuple[Prompt, ...]
+    given: tuple[Tensor, ...] = ()
     last: Chunk | None = None
     chunk: int = 0
     noise: Tensor | None = None
@@ -107,32 +110,44 @@ class StreamState:
         return tuple(chunk.latents for chunk in self.chunks())[::-1]
 
     @property
+    def place(self) -> int:
+        """The place of the next chunk among all chunks, those that were given included."""
+        return len(self.given) + self.chunk
+
+    @property
     def memory_after(self) -> Memory:
         """The memory with the newest chunk's own block, which may still be empty."""
         return self.memory if self.slot is None else push(self.memory, self.slot.block, self.model.memory)
 
     @property
     def leaving(self) -> int | None:
-        """The chunk that leaves the window before the next one is made, or None while there is room."""
+        """The chunk that leaves the window before the next one is made, or None while there is room.
+
+        None, too, where a chunk leaves that was given: it has no scores by which it could be worth keeping.
+        """
         memory = self.memory_after
         if not evicts(memory, self.model.memory):
             return None
-        return memory.window[0].start_frame // self.model.memory.chunk_frames
+        chunk = memory.window[0].start_frame // self.model.memory.chunk_frames - len(self.given)
+        return chunk if chunk >= 0 else None
 
     def drop_prefix(self) -> None:
         """Releases the prefix that the newest chunk's clean pass would see; nothing else can be observed of it."""
         if self.slot is not None:
             self.slot.prefix = None
 
-    @torch.no_grad()
     def decode(self) -> Iterator[Tensor]:
         """Yields the pixel frames `[F, 3, H, W]` in [0, 1] of every chunk, oldest first, decoded anew."""
-        cache = None
-        for latents in self.latents:
-            (frames,), (cache,) = self.model.decode([latents], [cache])
-            yield frames
+        yield from itertools.islice(self._decode_all(), len(self.given), None)
 
     @property
     def video(self) -> Tensor:
-        """All pixel frames so far, `[F, 3, H, W]` in [0, 1]; see `decode`."""
-        return torch.cat(list(self.decode()))
+        """All pixel frames so far, `[F, 3, H, W]` in [0, 1]: of the chunks that were given, and those of `decode`."""
+        return torch.cat(list(self._decode_all()))
+
+    @torch.no_grad()
+    def _decode_all(self) -> Iterator[Tensor]:
+        cache = None
+        for latents in (*self.given, *self.latents):
+            (frames,), (cache,) = self.model.decode([latents], [cache])
+            yield frames

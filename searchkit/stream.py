@@ -18,7 +18,7 @@ import torch
 from searchkit.cost import Cost, total
 from searchkit.decoding import DECODERS, Decoded
 from searchkit.level import branch_of, in_turns, peak
-from searchkit.memory import Average, Block, Memory, averaged, make_room
+from searchkit.memory import Average, Block, Memory, averaged, make_room, push
 from searchkit.model import Place, Prompt, VideoModel
 from searchkit.noise import derive_seed, draw, propagate
 from searchkit.rewards import Scorer, View
@@ -59,6 +59,8 @@ class Stream:
 
     Attributes:
         prompt: the text, or several with ", then " between them; see `searchkit.schedule`.
+        given: `[T, C, h, w]` latents of a first frame or video from which the stream goes on, see
+            `searchkit.codecs.wan.encode`: whole chunks, which are in the video and in memory, and are never scored.
         horizon: chunks to make; None for a stream without end.
         long_window: chunks that the long score sees.
         decoding: "streamed" decodes every chunk once, after those before it; "cold" decodes what a score is to see
@@ -69,6 +71,7 @@ class Stream:
     model: VideoModel
     scorer: Scorer
     prompt: str
+    given: Tensor | None = None
     horizon: int | None = 7
     long_window: int = 10
     decoding: Decoding = "streamed"
@@ -82,9 +85,16 @@ class Stream:
             raise ValueError(f"decoding must be one of {', '.join(get_args(Decoding))}, got {self.decoding!r}")
         cues(self.prompt, self.horizon)
         limit, chunk_frames = self.model.max_frames, self.model.memory.chunk_frames
-        if limit is not None and (self.horizon is None or self.horizon * chunk_frames > limit):
+        num_given = 0 if self.given is None else len(self.given)
+        if self.given is not None and (num_given % chunk_frames or self.given.shape[1:] != self.model.latent_shape):
             raise ValueError(
-                f"horizon must be at most {limit // chunk_frames} chunks of {chunk_frames} latent frames, where the "
+                f"given must be [T, C, h, w] with T a multiple of {chunk_frames} and C, h, w "
+                f"{self.model.latent_shape}, got {tuple(self.given.shape)}"
+            )
+        if limit is not None and (self.horizon is None or num_given + self.horizon * chunk_frames > limit):
+            most = (limit - num_given) // chunk_frames
+            raise ValueError(
+                f"horizon must be at most {most} chunks of {chunk_frames} latent frames, where the "
                 f"rotary table ends, got {self.horizon}: with memory positions 'window' there is no end"
             )
 
@@ -92,7 +102,10 @@ class Stream:
     def root(self) -> StreamState:
         """The state before the first chunk."""
         schedule = cues(self.prompt, self.horizon)
-        return StreamState(self.model, tuple(self.model.prompt(cue.text, start=cue.chunk) for cue in schedule))
+        prompts = tuple(self.model.prompt(cue.text, start=cue.chunk) for cue in schedule)
+        if self.given is None:
+            return StreamState(self.model, prompts)
+        return _root_after(self.model, prompts, self.given, is_streamed=self.decoding == "streamed")
 
     def actions(self, state: StreamState, *, num: int, seed: int) -> list[Action]:
         """Returns `num` actions with seeds of their own, whose route is DISCARD and whose noise is fresh."""
@@ -291,7 +304,7 @@ class Stream:
                 block.settle()
         prefixes = [slot.prefix or self.model.assemble(state.memory) for _, slot, state in due]
         places = [
-            self.model.place(state.chunk - 1, state.memory, prefix, state.prompt)
+            self.model.place(state.place - 1, state.memory, prefix, state.prompt)
             for prefix, (_, _, state) in zip(prefixes, due, strict=True)
         ]
         calls = self.model.commit([last.latents for last, _, _ in due], [slot.block for _, slot, _ in due], places)
@@ -332,11 +345,11 @@ class Stream:
 
     def _place(self, draft: Draft) -> Place:
         state = draft.request.state
-        return self.model.place(state.chunk, draft.memory, draft.prefix, state.next_prompt)
+        return self.model.place(state.place, draft.memory, draft.prefix, state.next_prompt)
 
     def _state(self, draft: Draft, decoded: Decoded, scores: Scores) -> StreamState:
         parent = draft.request.state
-        block = Block(parent.chunk * self.model.memory.chunk_frames, self.model.memory.chunk_frames)
+        block = Block(parent.place * self.model.memory.chunk_frames, self.model.memory.chunk_frames)
         return replace(
             parent,
             last=Chunk(parent.last, draft.request.action, scores, draft.x),
@@ -347,6 +360,19 @@ class Stream:
             frames=decoded.frames,
             decoder_cache=decoded.cache,
         )
+
+
+@torch.no_grad()
+def _root_after(model: VideoModel, prompts: tuple[Prompt, ...], given: Tensor, *, is_streamed: bool) -> StreamState:
+    """Returns the state before the first chunk of a stream that goes on from given latents `[T, C, h, w]`."""
+    chunks, memory = given.split(model.memory.chunk_frames), Memory()
+    for index, latents in enumerate(chunks):
+        memory = make_room(memory, Route.DISCARD, model.memory)
+        block = Block(index * model.memory.chunk_frames, model.memory.chunk_frames)
+        model.commit([latents], [block], [model.place(index, memory, model.assemble(memory), prompts[0])])
+        memory = push(memory, block, model.memory)
+    cache = model.decode([given], [None])[1][0] if is_streamed else None
+    return StreamState(model, prompts, chunks, memory=memory, decoder_cache=cache)
 
 
 def now() -> float:

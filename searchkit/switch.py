@@ -35,11 +35,11 @@ def switched(state: StreamState) -> Switched:
     again, too.
     """
     config, memory = state.model.memory, state.memory_after
-    count = min(state.chunk, config.window_frames // config.chunk_frames)
-    first_chunk = state.chunk - count
+    count = min(state.place, config.window_frames // config.chunk_frames)
+    first_chunk = state.place - count
     # A sink that runs again is not to be seen twice.
     before = tuple(sink for sink in memory.sinks if sink.start_frame < first_chunk * config.chunk_frames)
-    window = _rerun(state, range(first_chunk, state.chunk), Memory(before), memory.window)
+    window = _rerun(state, range(first_chunk, state.place), Memory(before), memory.window)
     again = [sink for sink in memory.sinks if sink.start_frame < config.sink_frames and not sink.is_average]
     if config.sink_on_switch == "keep" or not again:
         return Switched(Memory(memory.sinks, window), Cost(clean_passes=count, clean_calls=1, prefixes=1))
@@ -52,12 +52,12 @@ def _rerun(state: StreamState, chunks: range, before: Memory, blocks: Sequence[B
     """Returns new blocks in the place of `blocks`, from one clean pass of some chunks with the next prompt.
 
     Args:
-        chunks: those to run together.
+        chunks: those to run together, by their places among all.
         before: what they attend to besides each other.
     """
     model = state.model
     first_frame = chunks.start * model.memory.chunk_frames
-    latents = torch.cat([latents for index, latents in enumerate(state.latents) if index in chunks])
+    latents = torch.cat([latents for index, latents in enumerate((*state.given, *state.latents)) if index in chunks])
     [made] = model.engine.clean(
         latents[None],
         start_frame=places(before, first_frame, model.memory)[-1],

@@ -72,6 +72,29 @@ class WanDecoder:
         return raw.to(self.vae.dtype).transpose(1, 2)
 
 
+@torch.no_grad()
+def encode(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:
+    """Returns the latents `[T, C, h, w]` of a video's pixel frames `[F, 3, H, W]` in [0, 1], F = 4T - 3.
+
+    They are normalised and float32, for a stream to go on from. A single image is one latent frame.
+
+    Raises:
+        ValueError: the number of frames is another one, or values are out of range.
+    """
+    if len(frames) % 4 != 1:
+        raise ValueError(f"frames must be 1, 5, 9, ... pixel frames, got {len(frames)}")
+    if frames.min() < 0 or frames.max() > 1:
+        raise ValueError(f"frames must be from 0 to 1, got {frames.min():.3g} to {frames.max():.3g}")
+    pixels = (2 * frames - 1).to(vae.device, vae.dtype)
+    raw = vae.encode(pixels.transpose(0, 1)[None]).latent_dist.mode()[0].transpose(0, 1).float()
+    mean, std = (
+        torch.tensor(values, device=vae.device)[:, None, None]
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    latents: Tensor = (raw - mean) / std
+    return latents
+
+
 def _joined(entries: Sequence[Entry]) -> Entry:
     """Returns the streams' entries of one slot as a batch.
 
