@@ -1,0 +1,227 @@
+"""Rewards by the names of the command line, alone or as weighted sums, and the scorer that is made of two of them.
+
+A reward of the user's own is `module:name`: a function with the keywords of `ImageReward` or `VideoReward`, or a class
+of such functions, which is made with the options. No torch here, so that configurations import at once.
+Letters: B candidates, F pixel frames.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from searchkit.rewards import ImageReward, RewardScorer, VideoReward
+from searchkit.rewards.terms import Known, Term, Value, find_target, load_known, parse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_COMMON = ("weights", "revision", "device", "dtype", "batch_size")
+_CLIP = (*_COMMON, "stride", "tokenizer")
+_QWEN = (*_COMMON, "base", "base_revision", "attention")
+
+# For the short score: frames and a prompt to scores.
+IMAGE_REWARDS: Mapping[str, Known] = {
+    "hpsv3": Known(
+        target="searchkit.rewards.hpsv3:HPSv3",
+        options=(*_QWEN, "stride"),
+        card="Apache-2.0, 15.5 GB in bfloat16",
+    ),
+    "pickscore": Known(
+        target="searchkit.rewards.clip:PickScore",
+        options=_CLIP,
+        card="code MIT, 3.9 GB in float32",
+    ),
+    "hpsv2": Known(
+        target="searchkit.rewards.clip:HPSv2",
+        options=_CLIP,
+        card="version 2.1, Apache-2.0, 3.9 GB in float32",
+    ),
+    "clipscore": Known(
+        target="searchkit.rewards.clip:CLIPScore",
+        options=_CLIP,
+        card="MIT, 1.7 GB in float32",
+    ),
+    "aesthetic": Known(
+        target="searchkit.rewards.aesthetic:Aesthetic",
+        options=(*_COMMON, "stride", "clip"),
+        card="LAION's version 2, Apache-2.0, 1.2 GB in float32",
+    ),
+}
+# For the long score: a window of video and a prompt to scores. An image reward may stand here, too.
+VIDEO_REWARDS: Mapping[str, Known] = {
+    "videoreward": Known(
+        target="searchkit.rewards.videoreward:VideoReward",
+        options=(*_QWEN, "aspect", "normalised", "fps"),
+        card="code Apache-2.0, weights see KwaiVGI/VideoReward, 4.4 GB in bfloat16",
+    ),
+}
+REWARDS: Mapping[str, Known] = {**IMAGE_REWARDS, **VIDEO_REWARDS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewards:
+    """Which rewards a search goes by, each a name, a weighted sum of names, or a module:name of your own.
+
+    Attributes:
+        image: of the newest chunk's frames: hpsv3, pickscore, hpsv2, clipscore or aesthetic. Options come in brackets,
+            as in 0.7*pickscore(stride=4) + 0.3*aesthetic(weights=/data/aesthetic); stride=4 scores every fourth frame.
+        video: of the window: videoreward, or one for images, which is averaged over the window's frames.
+        device: where they run, unless an option says otherwise.
+        dtype: of their networks, likewise.
+    """
+
+    image: str = "hpsv3"
+    video: str = "videoreward"
+    device: str = "cuda"
+    dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
+
+    def __post_init__(self) -> None:
+        parse("image reward", self.image, IMAGE_REWARDS)
+        parse("video reward", self.video, REWARDS)
+
+
+def load_scorer(rewards: Rewards, *, fps: float) -> RewardScorer:
+    """Returns the scorer of a choice of rewards; one that is named twice is loaded once.
+
+    Args:
+        fps: pixel frames a second of what is scored.
+
+    Raises:
+        ValueError: weights are not there or do not fit, or a reward of the user's own is none.
+    """
+    defaults: dict[str, Value] = {"device": rewards.device, "dtype": rewards.dtype}
+    loaded: dict[tuple[Any, ...], Any] = {}
+
+    def load_once(term: Term) -> Any:
+        key = (term.name, term.options)
+        if key not in loaded:
+            loaded[key] = load_reward(term, defaults=defaults, fps=fps)
+        return loaded[key]
+
+    image = combine_images(parse("image reward", rewards.image, IMAGE_REWARDS), load_once)
+    video = combine_videos(parse("video reward", rewards.video, REWARDS), load_once)
+    return RewardScorer(image=image, video=video)
+
+
+def load_reward(term: Term, *, defaults: Mapping[str, Value], fps: float) -> ImageReward | VideoReward:
+    """Returns the reward of a term, without its weight.
+
+    Args:
+        defaults: device and dtype, unless the term's options say otherwise.
+
+    Raises:
+        ValueError: weights are not there or do not fit, or a reward of the user's own is none.
+    """
+    if term.is_own:
+        return _make_own(term)
+    known = REWARDS[term.name]
+    rate = {"fps": fps} if "fps" in known.options else {}
+    reward: ImageReward | VideoReward = load_known(known, {**defaults, **rate, **dict(term.options)})
+    return reward
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageEnsemble:
+    """A weighted sum of image rewards, each on its own scale."""
+
+    members: tuple[tuple[float, ImageReward], ...]
+
+    def __call__(self, *, frames: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Returns scores `[B, F]` on the frames' device; see `ImageReward`."""
+        scores = (weight * reward(frames=frames, prompts=prompts).to(frames.device) for weight, reward in self.members)
+        return _sum(scores)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoEnsemble:
+    """A weighted sum of video rewards, each on its own scale."""
+
+    members: tuple[tuple[float, VideoReward], ...]
+
+    def __call__(self, *, windows: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Returns scores `[B]` on the windows' device; see `VideoReward`."""
+        scores = (
+            weight * reward(windows=windows, prompts=prompts).to(windows.device) for weight, reward in self.members
+        )
+        return _sum(scores)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeanOverFrames:
+    """A video reward that is an image reward's mean."""
+
+    image: ImageReward
+
+    def __call__(self, *, windows: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Returns scores `[B]`; see `VideoReward`."""
+        return self.image(frames=windows, prompts=prompts).mean(1)
+
+
+def combine_images(terms: Sequence[Term], load: Callable[[Term], Any]) -> ImageReward:
+    """Returns the image reward that terms add up to.
+
+    Raises:
+        ValueError: one of them scores videos.
+    """
+    members = []
+    for term in terms:
+        reward = load(term)
+        if _kind(term, reward) == "windows":
+            raise ValueError(f"image reward {term.name!r} scores videos: give it as the video reward")
+        members.append((term.weight, cast(ImageReward, reward)))
+    if len(members) == 1 and members[0][0] == 1.0:
+        return members[0][1]
+    return ImageEnsemble(members=tuple(members))
+
+
+def combine_videos(terms: Sequence[Term], load: Callable[[Term], Any]) -> VideoReward:
+    """Returns the video reward that terms add up to; image rewards are averaged over frames."""
+    members: list[tuple[float, VideoReward]] = []
+    for term in terms:
+        reward = load(term)
+        video = reward if _kind(term, reward) == "windows" else MeanOverFrames(image=reward)
+        members.append((term.weight, video))
+    if len(members) == 1 and members[0][0] == 1.0:
+        return members[0][1]
+    return VideoEnsemble(members=tuple(members))
+
+
+def _kind(term: Term, reward: Any) -> Literal["frames", "windows"]:
+    """Returns the keyword by which a reward takes what it scores.
+
+    Raises:
+        ValueError: it has neither that of images nor that of videos.
+    """
+    try:
+        keywords = inspect.signature(reward).parameters
+    except (TypeError, ValueError):  # it cannot be called, or does not tell
+        keywords = inspect.Signature().parameters
+    kinds: tuple[Literal["frames", "windows"], ...] = ("frames", "windows")
+    for kind in kinds:
+        if kind in keywords and "prompts" in keywords:
+            return kind
+    raise ValueError(
+        f"reward {term.name!r} is no reward: it must be called with frames=, prompts= for images, or with windows=, "
+        "prompts= for videos"
+    )
+
+
+def _make_own(term: Term) -> Any:
+    """Returns a reward of the user's own: a function as it is, a class made with the term's options."""
+    found = find_target("reward", term.name)
+    if isinstance(found, type):
+        try:
+            return found(**dict(term.options))
+        except TypeError as error:
+            raise ValueError(f"reward {term.name!r} cannot be made with its options: {error}") from error
+    if term.options:
+        raise ValueError(f"reward {term.name!r} is a function, which takes no options: got {term.options[0][0]!r}")
+    return found
+
+
+def _sum(scores: Any) -> Any:
+    first, *others = scores
+    return sum(others, first)
