@@ -17,18 +17,21 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from experiments.budget import at_budget, parse_budget
-from experiments.config import Execution, Experiment
+from experiments.config import PUBLISHED, Execution, Experiment
 from experiments.presets import PRESETS, preset
 from experiments.registry import POLICIES, Start, policy_label, policy_start
+from experiments.worlds import SHAPES, world_of
+from searchkit.backbones.presets import MODELS
 from searchkit.fusion import RewardRouting
 from searchkit.types import Policy
 
 PROGRAM = "python -m experiments.run"
 DESCRIPTION = """Searches videos of a streaming model with several policies and compares them at equal compute.
 
-Without arguments it runs the preset shapes-quick. Options of a policy follow its name: --policy stream-t1
---policy.beam-width 3. The same command again skips the trials that are done. Presets, policies and their options
-are listed below."""
+Without arguments it runs the preset shapes-quick, and with --model NAME alone the preset of that name. Options of a
+policy follow its name: --policy stream-t1 --policy.beam-width 3. The same command again skips the trials that are done.
+Presets, policies and their options are listed below."""
+DEFAULT_PRESET = "shapes-quick"
 NAME_WIDTH = 32  # of the lists' first column
 
 
@@ -43,7 +46,8 @@ class Command(NamedTuple):
 class _Choice(NamedTuple):
     """What is read before all other options: it says which ones there are."""
 
-    preset: str
+    preset: str | None
+    model: str | None
     policies: Sequence[str] | None
     policy: str | None
     budget: str | None
@@ -61,12 +65,8 @@ def parse(argv: Sequence[str]) -> Command:
     argv = [re.sub(r"^(--[^=]+=)?none$", r"\1None", word) for word in argv]  # as tyro spells it
     choice = _choose(argv)
     budget = None if choice.budget is None else parse_budget(choice.budget)
-    base = preset(choice.preset)
-    if choice.prompts is not None:
-        base = replace(base, prompts=tuple(choice.prompts), num_prompts=None)
-    elif choice.num_prompts is not None:
-        base = replace(base, prompts=(), num_prompts=base.num_prompts or 1)  # until the number given is read below
-    typed = _typed(choice, base)
+    name, base = _start(choice)
+    typed = _typed(choice, name, base)
     with contextlib.redirect_stderr(io.StringIO()) as complaint:
         try:
             given = tyro.cli(typed, args=argv, prog=PROGRAM, description=DESCRIPTION)
@@ -84,11 +84,12 @@ def parse(argv: Sequence[str]) -> Command:
     elif choice.policies is not None:
         experiment = replace(experiment, policies=tuple(_as_named(name) for name in choice.policies))
     if budget is not None:
-        policies = tuple(at_budget(policy, budget) for policy in experiment.policies)
+        passes = world_of(experiment).passes_a_chunk(experiment)
+        policies = tuple(at_budget(policy, budget, passes_a_chunk=passes) for policy in experiment.policies)
         experiment = replace(experiment, policies=policies)
     policies = tuple(_with_gate(policy, experiment.long_window) for policy in experiment.policies)
     experiment = replace(experiment, policies=policies)
-    return Command(choice.preset, experiment, given.execution)
+    return Command(name, experiment, given.execution)
 
 
 def _with_gate(policy: Policy, long_window: int) -> Policy:
@@ -103,7 +104,8 @@ def _with_gate(policy: Policy, long_window: int) -> Policy:
 
 def _choose(argv: Sequence[str]) -> _Choice:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", nargs="?", default="shapes-quick", const="")
+    parser.add_argument("--preset", nargs="?", const="")
+    parser.add_argument("--model", nargs="?", const="")
     parser.add_argument("--policies", nargs="*")
     parser.add_argument("--policy", nargs="?", const="")
     parser.add_argument("--budget", nargs="?", const="")
@@ -121,7 +123,21 @@ def _choose(argv: Sequence[str]) -> _Choice:
     return choice
 
 
-def _typed(choice: _Choice, base: Experiment) -> type[Any]:
+def _start(choice: _Choice) -> tuple[str, Experiment]:
+    """Returns the name of the preset to start from, and its experiment with the prompts and the model asked for."""
+    model = choice.model if choice.model in MODELS else None  # what is unknown is refused with all other options
+    name = (model or DEFAULT_PRESET) if choice.preset is None else choice.preset
+    base = preset(name)
+    if choice.prompts is not None:
+        base = replace(base, prompts=tuple(choice.prompts), num_prompts=None)
+    if model is not None and model != base.model:
+        base = replace(base, model=model, memory=MODELS[model].memory)
+    if choice.num_prompts is not None and base.model == SHAPES:
+        base = replace(base, prompts=(), num_prompts=base.num_prompts or 1)  # until the number given is read
+    return name, base
+
+
+def _typed(choice: _Choice, preset_name: str, base: Experiment) -> type[Any]:
     """Returns a dataclass of all options, those of the chosen policy among them."""
     labels = tuple(policy_label(policy) for policy in base.policies)
     preset_help = f"the experiment to start from: {', '.join(PRESETS)}, or the name of a policy to run alone"
@@ -132,7 +148,7 @@ def _typed(choice: _Choice, base: Experiment) -> type[Any]:
         "beam_width and children, of every policy, whatever they are set to (see docs/policies.md)"
     )
     options: list[Any] = [
-        ("preset", _option(str, preset_help), choice.preset),
+        ("preset", _option(str, preset_help), preset_name),
         ("policies", _option(tuple[str, ...], policies_help), labels),
         ("policy", _option(str | None, policy_help), None),
         ("budget", _option(str | None, budget_help), None),
@@ -204,6 +220,7 @@ def _sentence(box: str) -> str:
     message = " ".join(blocks[0])
     for own in ("options", "experiment", "execution"):
         message = message.removeprefix(f"Error parsing {own}: ").removeprefix(f"Error parsing {own}.")
+    message = message.removeprefix("published: ").removeprefix(PUBLISHED)
     hints = [line.split()[0] for block in blocks[1:] for line in block if line.startswith("--")]
     return f"{message} (perhaps {hints[0]})" if hints and message.startswith("Unrecognized") else message
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,14 +10,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from experiments.prompts import returning_prompts, unseen_prompts
 from experiments.registry import flat, plain, policy_label
+from experiments.worlds import SHAPES, world_of
+from experiments.worlds.options import Published
 from searchkit.memory import MemoryConfig
-from searchkit.schedule import SEPARATOR, cues
 from searchkit.types import Decoding, Policy
 
-MIN_LATENT_FRAMES = 3  # the oracles need 9 pixel frames
 MAX_LATENT_FRAMES = 1024  # where the rotary table ends
+PUBLISHED = "published."  # before the names of what the command line knows without
 
 
 class Trial(NamedTuple):
@@ -32,6 +33,9 @@ class Experiment:
     """What determines an experiment's results: every policy searches every prompt with every seed.
 
     Attributes:
+        model: what makes the videos: shapes, which comes with this repository, or a published model: longlive,
+            self-forcing, causal-forcing, causal-forcing-framewise, causal-forcing-2step, causal-forcing-1step or
+            reward-forcing.
         prompts: texts of the videos, or the path of a file with one prompt a line. "..., then ..." changes what is
             asked in mid-stream, "..., then @14 ..." from chunk 14 on.
         num_prompts: take so many prompts that training never showed, in place of prompts of your own.
@@ -46,11 +50,14 @@ class Experiment:
         max_passes: network passes after which a search ends before its next chunk; None for no limit.
         max_seconds: seconds after which a search ends before its next chunk; None for no limit.
         deterministic: run candidates one at a time, so that results do not depend on how they are grouped.
-        measure_candidates: let the oracles measure every candidate, too; policies are neither told nor charged.
+        measure_candidates: look at every candidate, too: how far those of a level lie apart and, where the world knows
+            it, the truth of each; policies are neither told nor charged.
         memory: sizes of the key/value memory, in latent frames (3 a chunk, 4 pixel frames each).
+        published: options of published models.
         policies: what to compare.
     """
 
+    model: str = SHAPES
     prompts: tuple[str, ...] = ()
     num_prompts: int | None = None
     prompts_from: Literal["report", "tuning", "returning", "tuning-returning"] = "report"
@@ -63,6 +70,7 @@ class Experiment:
     deterministic: bool = False
     measure_candidates: bool = False
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    published: Annotated[Published, tyro.conf.arg(name="")] = field(default_factory=Published)
     policies: Annotated[tuple[Policy, ...], tyro.conf.Suppress] = ()
 
     def __post_init__(self) -> None:
@@ -76,6 +84,7 @@ class Experiment:
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
                 raise ValueError(f"{name} must be above 0, got {limit}")
+        world_of(self).check(self)
         self._check_prompts()
         for name in ("seeds", "policies"):
             if not getattr(self, name):
@@ -104,14 +113,11 @@ class Experiment:
     def _check_length(self, num_chunks: int) -> None:
         if num_chunks < 1:
             raise ValueError(f"num_chunks must be at least 1 chunk, got {num_chunks}")
-        made = f"got {num_chunks} chunks of {self.memory.chunk_frames}"
         frames = num_chunks * self.memory.chunk_frames
-        if frames < MIN_LATENT_FRAMES:
-            raise ValueError(f"num_chunks must make at least {MIN_LATENT_FRAMES} latent frames, {made}")
         if frames > MAX_LATENT_FRAMES and self.memory.positions == "stream":
             raise ValueError(
-                f"num_chunks must make from {MIN_LATENT_FRAMES} to {MAX_LATENT_FRAMES} latent frames, {made}: with "
-                "--memory.positions window there is no end"
+                f"num_chunks must make at most {MAX_LATENT_FRAMES} latent frames, got {num_chunks} chunks of "
+                f"{self.memory.chunk_frames}: with --memory.positions window there is no end"
             )
 
     @property
@@ -129,9 +135,16 @@ class Experiment:
         )
 
     def settings(self) -> dict[str, Any]:
-        """Returns everything but the policies, by the names of the command line; prompts are there as texts alone."""
+        """Returns everything but the policies, by the names of the command line; prompts are there as texts alone.
+
+        What is about published models is not there where the model is none.
+        """
         others = ("policies", "num-prompts", "prompts-from")
-        return {name: value for name, value in flat(self).items() if name not in others}
+        settings = {name: value for name, value in flat(self).items() if name not in others}
+        if self.model == SHAPES:
+            del settings["model"]
+            return {name: value for name, value in settings.items() if not name.startswith(PUBLISHED)}
+        return {name.removeprefix(PUBLISHED): value for name, value in settings.items()}
 
     def describe(self) -> dict[str, Any]:
         """Returns what tells this experiment from another, as plain values for JSON."""
@@ -147,7 +160,8 @@ class Execution:
         wandb: how Weights & Biases logs; None for online when logged in (or as WANDB_MODE says), else offline.
         threads: CPU threads of torch. Models this small gain little from more, and lose much on a busy machine.
         engine: what makes trials; "processes" makes several at once, each in a process with threads of its own;
-            "in-process" makes one after the other; "auto" takes processes where more than 8 trials are to be made.
+            "in-process" makes one after the other; "auto" takes processes where the model is
+            shapes and more than 8 trials are to be made.
         workers: processes; None for the machine's cores by threads.
     """
 
@@ -170,26 +184,12 @@ def with_prompts(experiment: Experiment) -> Experiment:
     """Returns the experiment with unseen prompts and those of files as texts, in the spelling that the model sees.
 
     Raises:
-        ValueError: a file is missing, unreadable or empty, a prompt is outside the shapes grammar, or there are fewer
-            unseen prompts than asked for.
+        ValueError: a file is missing, unreadable or empty, a prompt is none that the model can be asked for, or there
+            are fewer unseen prompts than asked for.
     """
-    if experiment.num_prompts is not None:
-        num, tuning = experiment.num_prompts, experiment.prompts_from.startswith("tuning")
-        if experiment.prompts_from.endswith("returning"):
-            texts = tuple(_spelled(text, experiment.num_chunks) for text in returning_prompts(num, tuning=tuning))
-        else:
-            texts = unseen_prompts(num, tuning=tuning)
-        return replace(experiment, prompts=texts, num_prompts=None, prompts_from="report")
-    texts = tuple(_spelled(text, experiment.num_chunks) for value in experiment.prompts for text in _texts(value))
-    return replace(experiment, prompts=texts)
-
-
-def _spelled(prompt: str, num_chunks: int | None) -> str:
-    """Returns a prompt in the spelling that the model sees, with the chunk at which each further text starts."""
-    from envs.shapes.world import Caption  # numpy is not needed for help
-
-    first, *others = [(cue.chunk, str(Caption.parse(cue.text))) for cue in cues(prompt, num_chunks)]
-    return SEPARATOR.join([first[1], *(f"@{chunk} {text}" for chunk, text in others)])
+    texts = [text for value in experiment.prompts for text in _texts(value)]
+    prompts = world_of(experiment).prompts(experiment, texts)
+    return replace(experiment, prompts=prompts, num_prompts=None, prompts_from="report")
 
 
 def _texts(value: str) -> Iterator[str]:
@@ -197,7 +197,7 @@ def _texts(value: str) -> Iterator[str]:
     if not value.strip():
         raise ValueError("prompts must not hold an empty text")
     path = Path(value)
-    if len(value.split()) > 1 and not path.is_file():
+    if len(value.split()) > 1 and not os.path.isfile(path):  # which takes texts longer than any name, too
         yield value
         return
     try:

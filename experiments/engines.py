@@ -24,8 +24,9 @@ from typing import NamedTuple
 from experiments.config import Execution, Trial
 from experiments.progress import Reporter
 from experiments.registry import policy_label
-from experiments.results import ROOT, Finished, Folder
-from experiments.trials import make_stream, run_trial, warm_up
+from experiments.results import Finished, Folder
+from experiments.trials import run_trial, warm_up
+from experiments.worlds import ROOT, world_of
 
 PACKAGES = ("searchkit", "envs", "policies", "experiments")
 FEW_TRIALS = 8  # are made sooner than processes have loaded their models
@@ -35,14 +36,15 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 Engine = Callable[[Folder, Sequence[Trial], Reporter, Callable[[Finished], None]], None]
 
 
-def choose_engine(execution: Execution, *, num_trials: int) -> Engine:
+def choose_engine(execution: Execution, *, num_trials: int, many_at_once: bool = True) -> Engine:
     """Returns the engine that an execution asks for.
 
     Args:
         num_trials: those to be made.
+        many_at_once: whether the machine has room for the models of several processes.
     """
     workers = max(1, min(num_trials, execution.workers or num_cores() // execution.threads))
-    is_worth_it = num_trials > FEW_TRIALS and workers > 1
+    is_worth_it = many_at_once and num_trials > FEW_TRIALS and workers > 1
     if execution.engine == "processes" or (execution.engine == "auto" and is_worth_it):
         return partial(in_processes, workers=workers, threads=execution.threads)
     return in_process
@@ -119,13 +121,13 @@ def is_ours(error: BaseException) -> bool:
 
 def _warm_up(folder: Folder) -> None:
     with contextlib.suppress(ValueError):  # the first trial will say so, by its name
-        warm_up(make_stream(folder.experiment, folder.experiment.prompts[0]))
+        warm_up(world_of(folder.experiment).make_stream(folder.experiment, folder.experiment.prompts[0]))
 
 
 def _make(folder: Folder, trial: Trial, *, on_chunk: Callable[[int], None]) -> Finished:
     """Returns a trial that is made, measured and stored."""
     try:
-        stream = make_stream(folder.experiment, trial.prompt)
+        stream = world_of(folder.experiment).make_stream(folder.experiment, trial.prompt)
         outcome = run_trial(folder.experiment, trial, stream=stream, on_chunk=on_chunk)
         return folder.store(trial, outcome, fps=stream.model.fps)
     except Exception as error:

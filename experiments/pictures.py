@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from experiments.results import Finished
     from searchkit.video import Pixels
 
-ENLARGE = 3  # 64 pixels become 192
+HEIGHT = 192  # pixels of a video in a picture, about
 GAP = 6  # pixels
 NUM_TIMES = 8  # columns of a sheet
 TITLE_HEIGHT = 26  # pixels
@@ -69,11 +69,11 @@ def write_comparisons(folder: Path, finished: Sequence[Finished], *, fps: int) -
 
 
 def side_by_side(videos: Mapping[str, Pixels], *, title: str) -> Pixels:
-    """Returns one video `[F, H, W, 3]` of several, enlarged, each under its label; ended ones stand still."""
+    """Returns one video `[F, H, W, 3]` of several, at one height, each under its label; ended ones stand still."""
     length = max(len(video) for video in videos.values())
     columns = []
     for label, video in videos.items():
-        large = _enlarged(np.concatenate([video, video[-1:].repeat(length - len(video), 0)]))
+        large = _scaled(np.concatenate([video, video[-1:].repeat(length - len(video), 0)]))
         head = _caption(label, large.shape[2], LABEL_HEIGHT)
         columns.append(_framed(np.concatenate([np.broadcast_to(head, (length, *head.shape)), large], axis=1)))
     body = np.concatenate(columns, axis=2)
@@ -87,7 +87,7 @@ def contact_sheet(videos: Mapping[str, Pixels], *, title: str, fps: int) -> Pixe
     times = np.linspace(0, length - 1, min(NUM_TIMES, length)).round().astype(int)
     rows = []
     for label, video in videos.items():
-        large = _enlarged(video[np.minimum(times, len(video) - 1)])
+        large = _scaled(video[np.minimum(times, len(video) - 1)])
         head = _caption(label, LABEL_WIDTH, large.shape[1])
         rows.append(np.concatenate([_framed(head[None])[0], *_framed(large)], axis=1))
     width = rows[0].shape[1]
@@ -110,8 +110,14 @@ def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.=_]+", "-", text).strip("-")[:80]
 
 
-def _enlarged(video: Pixels) -> Pixels:
-    return video.repeat(ENLARGE, 1).repeat(ENLARGE, 2)
+def _scaled(video: Pixels) -> Pixels:
+    """Returns a video whose pixels are repeated, or averaged, as often as brings it nearest to HEIGHT."""
+    times, every = max(1, round(HEIGHT / video.shape[1])), max(1, round(video.shape[1] / HEIGHT))
+    if every == 1:
+        return video.repeat(times, 1).repeat(times, 2)
+    height, width = (size // every for size in video.shape[1:3])
+    blocks = video[:, : height * every, : width * every].reshape(len(video), height, every, width, every, 3)
+    return blocks.mean((2, 4), dtype=np.float32).round().astype(np.uint8)
 
 
 def _framed(video: Pixels) -> Pixels:

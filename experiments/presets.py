@@ -16,6 +16,7 @@ from experiments.ablations import (
 )
 from experiments.budget import at_budget
 from experiments.config import Experiment
+from experiments.presets_wan import WAN_PRESETS
 from experiments.registry import POLICIES, nearest
 from policies import BeamSearch, BestOfN, BestOfNPerChunk, FrontLoading, Greedy, StreamT1
 from searchkit.fusion import Calibration, Fusion, RewardRouting, Scale
@@ -163,6 +164,7 @@ PRESETS: Mapping[str, Callable[[], Experiment]] = {
     "shapes-front-loading": shapes_front_loading,
     "shapes-tuning": shapes_tuning,
     "shapes-tuning-memory": shapes_tuning_memory,
+    **WAN_PRESETS,
 }
 
 

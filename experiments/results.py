@@ -25,15 +25,14 @@ from typing import Any, NamedTuple
 
 from experiments.config import Experiment, Trial
 from experiments.registry import flat, plain, policy_name
-from experiments.trials import MEASURES, TRUTH, Outcome, Point, Result, Segment, Sight
+from experiments.trials import Outcome, Point, Result, Segment, Sight
+from experiments.worlds import headline_first, world_of
 from searchkit.cost import Cost
 
 MARKER = "experiment.json"
 FORMAT = 4  # of the folder
-ROOT = Path(__file__).parents[1]
 # Types of columns of nulls.
 WITHOUT_VALUES = {"asked_passes": "int64", "pruned_after": "int64", "truth": "float64", "diversity": "float64"}
-CODE = ("searchkit", "envs/shapes")  # with the policy's own file, all code that a result depends on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +128,7 @@ class Folder:
             "num_chunks": len(result.curve),
             "reward": result.reward,
             **result.measures,
+            **result.facts,
             "passes": cost.passes,
             "seconds": cost.seconds,
             **asdict(cost),
@@ -142,7 +142,7 @@ class Folder:
         return {
             "format": FORMAT,
             "model": self._model_checksum,
-            "code": _code_hash(type(trial.policy)),
+            "code": _code_hash(type(trial.policy), world_of(self.experiment).sources(self.experiment)),
             "policy": policy_name(trial.policy),
             "options": plain(flat(trial.policy)),
             "prompt": trial.prompt,
@@ -230,7 +230,7 @@ def _segment_rows(one: Finished) -> list[dict[str, Any]]:
             **_names(one.result, one.folder.name),
             "segment": index,
             "start_second": segment.start_second,
-            **{name: segment.measures[name] for name in (TRUTH, *MEASURES)},
+            **{name: segment.measures[name] for name in headline_first(segment.measures)},
         }
         for index, segment in enumerate(one.result.segments)
     ]
@@ -255,9 +255,9 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 @functools.cache
-def _code_hash(policy: type[Any]) -> str:
-    """Returns a hash of the code that a policy's results depend on; of a user's own, the file of its class."""
-    files = [file for folder in CODE for file in sorted((ROOT / folder).rglob("*.py"))]
+def _code_hash(policy: type[Any], sources: tuple[Path, ...]) -> str:
+    """Returns a hash of the code that results depend on: folders and files, and the file of the policy's class."""
+    files = [file for source in sources for file in (sorted(source.rglob("*.py")) if source.is_dir() else [source])]
     own = getattr(sys.modules[policy.__module__], "__file__", None)  # a class typed into a prompt has none
     digest = hashlib.sha256()
     for file in (*files, *([Path(own)] if own else [])):

@@ -16,9 +16,10 @@ from experiments.engines import choose_engine, is_ours
 from experiments.progress import make_reporter
 from experiments.registry import policy_label
 from experiments.results import Finished, Folder, claim, default_path
-from experiments.summary import print_summary
+from experiments.summary import headlines, print_summary
 from experiments.tracking import Tracking
-from experiments.trials import TRUTH, Result, make_stream
+from experiments.trials import Result
+from experiments.worlds import world_of
 
 if TYPE_CHECKING:  # nor for torch
     from searchkit.model import VideoModel
@@ -90,7 +91,7 @@ def _load(experiment: Experiment, execution: Execution) -> VideoModel:
     import torch
 
     torch.set_num_threads(execution.threads)
-    return make_stream(experiment, experiment.prompts[0]).model
+    return world_of(experiment).make_stream(experiment, experiment.prompts[0]).model
 
 
 def _make_trials(folder: Folder, console: Console, tracking: Tracking, execution: Execution) -> list[Finished]:
@@ -103,7 +104,7 @@ def _make_trials(folder: Folder, console: Console, tracking: Tracking, execution
         console.print(f"{len(finished)} of {len(trials)} trials are done already", highlight=False)
     for one in finished.values():
         tracking.add(one, is_new=False)
-    make = choose_engine(execution, num_trials=len(missing))
+    make = choose_engine(execution, num_trials=len(missing), many_at_once=world_of(experiment).MANY_AT_ONCE)
     with make_reporter(console, num_trials=len(missing), num_chunks=experiment.num_chunks) as reporter:
 
         def on_finished(one: Finished) -> None:
@@ -116,9 +117,10 @@ def _make_trials(folder: Folder, console: Console, tracking: Tracking, execution
 
 
 def _line(result: Result) -> str:
+    scores = ", ".join(f"{row.name.removeprefix('search ')} {row.read(result):{row.form}}" for row in headlines(result))
     return (
-        f"{result.label}, seed {result.seed}, {result.prompt!r}: reward {result.reward:.2f}, "
-        f"truth {result.measures[TRUTH]:.2f}, {result.cost.passes:.0f} passes, {result.cost.seconds:.1f} s"
+        f"{result.label}, seed {result.seed}, {result.prompt!r}: {scores}, "
+        f"{result.cost.passes:.0f} passes, {result.cost.seconds:.1f} s"
     )
 
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.trials import MEASURES, TRUTH, Result
+from experiments.trials import Result
+from experiments.worlds import TRUTH, headline_first
 
 REFERENCE = "greedy"  # the 1x of multiples, and what others are paired with
 COLUMN_WIDTH = 17  # wide enough for the words of policies' names and for the cells
@@ -27,17 +28,33 @@ class Row(NamedTuple):
     best: Callable[[Sequence[float]], float] | None = None
 
 
-def _measure(name: str) -> Row:
-    return Row(name, lambda result: result.measures[name], ".2f", max)
-
-
-ROWS = (
-    Row("search reward", lambda result: result.reward, ".2f", max),
-    *(_measure(name) for name in (TRUTH, *MEASURES)),
+REWARD = "search reward"
+COSTS = (
     Row("passes", lambda result: result.cost.passes, ".0f"),
     Row("seconds", lambda result: result.cost.seconds, ".1f"),
     Row("key/value MB", lambda result: result.cost.peak_bytes / 1e6, ".1f"),
 )
+
+
+def _measure(name: str, form: str) -> Row:
+    return Row(name, lambda result: result.measures[name], form, max)
+
+
+def score_rows(result: Result) -> list[Row]:
+    """Returns the lines of a result's reward and of its measures, truth first."""
+    form = ".2f" if TRUTH in result.measures else ".3f"  # judges that count from 0 to 1 differ by little
+    measures = [_measure(name, form) for name in headline_first(result.measures)]
+    return [Row(REWARD, lambda result: result.reward, form, max), *measures]
+
+
+def rows(result: Result) -> list[Row]:
+    """Returns all lines of a table with this result in it."""
+    return [*score_rows(result), *COSTS]
+
+
+def headlines(result: Result) -> list[Row]:
+    """Returns what a result is judged by: its reward, and truth or, where nobody knows it, every measure."""
+    return score_rows(result)[: 2 if TRUTH in result.measures else None]
 
 
 def by_policy(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -61,17 +78,16 @@ def print_summary(console: Console, results: Sequence[Result]) -> None:
         return
     count = max(len(group) for group in groups.values())
     spread = "Mean ± standard deviation over the" if count > 1 else "The"
-    console.print(
-        f"\n{spread} {count} trial{'s' if count > 1 else ''} of each policy; no policy sees the measures, "
-        "whose mean is truth.",
-        highlight=False,
-    )
+    sentence = f"{spread} {count} trial{'s' if count > 1 else ''} of each policy"
+    if measures := results[0].measures:
+        sentence += f"; no policy sees the measures{', whose mean is truth' if TRUTH in measures else ''}"
+    console.print(f"\n{sentence}.", highlight=False)
     tables = math.ceil(len(groups) / max(1, console.width // COLUMN_WIDTH - 1))
     size = math.ceil(len(groups) / tables)
     for first in range(0, len(groups), size):
         console.print(_table(results, list(groups)[first : first + size]))
     if len(groups) > 1:
-        for row in ROWS[:2]:
+        for row in headlines(results[0]):
             console.print(_verdict(row, results), highlight=False)
 
 
@@ -82,10 +98,10 @@ def _table(results: Sequence[Result], labels: Sequence[str]) -> Table:
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify, column.overflow = "right", "fold"
-    for row in ROWS:
+    ends = {REWARD, TRUTH, score_rows(results[0])[-1].name}  # of parts of the table
+    for row in rows(results[0]):
         cells = dict(zip(groups, _cells(row, groups), strict=True))
-        is_last = row.name in ("search reward", TRUTH, MEASURES[-1])
-        table.add_row(row.name, *(cells[label] for label in labels), end_section=is_last)
+        table.add_row(row.name, *(cells[label] for label in labels), end_section=row.name in ends)
         if row.name == "passes" and (times := multiples(results)):
             table.add_row("  times greedy", *(f"{times[label]:.2f}x" for label in labels))
     return table

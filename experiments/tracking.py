@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, get_args
 from experiments.config import Experiment
 from experiments.registry import flat, plain, policy_name
 from experiments.results import Finished
-from experiments.summary import ROWS
+from experiments.summary import rows
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def _mode_of_login() -> Mode:
 
 
 def _log_trial(run: Any, index: int, one: Finished) -> None:
-    row = {f"trial/{_key(row.name)}": row.read(one.result) for row in ROWS}
+    row = {f"trial/{_key(row.name)}": row.read(one.result) for row in rows(one.result)}
     run.log({"trial/index": index, "trial/seed": one.result.seed, **row})
 
 
@@ -140,12 +140,13 @@ def _log_whole(run: Any, trials: Sequence[Finished]) -> None:
         points = [one.result.curve[chunk] for one in trials if chunk < len(one.result.curve)]
         means = {f"chunk/{name}": fmean(getattr(point, name) for point in points) for name in points[0]._fields[1:]}
         run.log({"chunk/index": chunk, **means})
-    table = wandb.Table(columns=["prompt", "seed", "video", *(row.name for row in ROWS)])
+    shown = rows(trials[0].result)
+    table = wandb.Table(columns=["prompt", "seed", "video", *(row.name for row in shown)])
     for one in trials[:MAX_VIDEOS]:
         video = wandb.Video(str(one.video), format="mp4")
-        table.add_data(one.result.prompt, one.result.seed, video, *(row.read(one.result) for row in ROWS))
+        table.add_data(one.result.prompt, one.result.seed, video, *(row.read(one.result) for row in shown))
     run.log({"videos": table})
-    run.summary.update({_key(row.name): fmean(row.read(one.result) for one in trials) for row in ROWS})
+    run.summary.update({_key(row.name): fmean(row.read(one.result) for one in trials) for row in shown})
     run.summary["trials"] = len(trials)
 
 

@@ -1,6 +1,6 @@
-"""One trial: a policy searches a stream of the embedded world, then the oracles measure what it chose.
+"""One trial: a policy searches a stream, then its world measures what it chose.
 
-Where an experiment asks for it they measure what else was tried, too: beside the search, which is neither told nor
+Where an experiment asks for it, what else was tried is measured, too: beside the search, which is neither told nor
 charged.
 """
 
@@ -8,34 +8,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.config import Experiment, Trial
 from experiments.registry import policy_label
+from experiments.worlds import Clip, Measured, world_of
 from policies import Greedy
 from searchkit.cost import Cost, total
 from searchkit.types import Action, Child, Record
 from searchkit.wrappers import Budgeted, Watched
 
 if TYPE_CHECKING:  # torch is not needed to say what went wrong with an option
-    from envs.shapes.oracles import Measures
-    from envs.shapes.world import Caption
     from searchkit.state import StreamState
     from searchkit.stream import Stream
     from searchkit.video import Pixels
 
-MEASURES = ("subject", "appearance", "identity", "background", "motion", "sharpness")
-TRUTH = "truth"
 SEGMENT_FRAMES = 81  # pixel frames, 5 s
-TURNED = {
-    "moving left": "moving right",
-    "moving right": "moving left",
-    "moving up": "moving down",
-    "moving down": "moving up",
-}
+Measure = Callable[[Clip], Measured]
 
 
 class Point(NamedTuple):
@@ -50,7 +42,7 @@ class Point(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Five seconds of the chosen video: when they start, and what the oracles say of them."""
+    """Five seconds of the chosen video: when they start, and their measures."""
 
     start_second: float
     measures: Mapping[str, float]
@@ -75,9 +67,10 @@ class Result:
     Attributes:
         label: the policy, with its options that are not at their defaults.
         reward: the search reward of the whole video.
-        measures: what the oracles say, truth among them.
+        measures: what its world says of the whole video; nothing where nobody measures it.
         curve: the chosen video, chunk by chunk.
         segments: the chosen video in pieces of 5 s, one after the other.
+        facts: what else its world tells of the whole video.
     """
 
     label: str
@@ -88,13 +81,14 @@ class Result:
     cost: Cost
     curve: tuple[Point, ...]
     segments: tuple[Segment, ...] = ()
+    facts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Outcome(NamedTuple):
     """What a trial leaves.
 
     records: what was tried.
-    sights: what the oracles saw of candidates, by their lineages; none of those that were not finished.
+    sights: what was seen of candidates, by their lineages; none of those that were not finished.
     chosen: the actions of the chosen video's chunks.
     pixels: its `[F, H, W, 3]`.
     """
@@ -104,20 +98,6 @@ class Outcome(NamedTuple):
     sights: Mapping[tuple[Action, ...], Sight]
     chosen: tuple[Action, ...]
     pixels: Pixels
-
-
-def make_stream(experiment: Experiment, prompt: str) -> Stream:
-    """Returns a prompt's stream under an experiment's settings; models are loaded once."""
-    from envs.shapes import model
-
-    return model.make_stream(
-        prompt,
-        horizon=experiment.num_chunks,
-        long_window=experiment.long_window,
-        decoding=experiment.decoding,
-        memory=experiment.memory,
-        deterministic=experiment.deterministic,
-    )
 
 
 def warm_up(stream: Stream) -> None:
@@ -136,7 +116,10 @@ def run_trial(experiment: Experiment, trial: Trial, *, stream: Stream, on_chunk:
     """
     import numpy as np
 
-    onlooker = Onlooker() if experiment.measure_candidates else None
+    from searchkit.video import to_pixels
+
+    world = world_of(experiment)
+    onlooker = Onlooker(world.window_truth) if experiment.measure_candidates else None
 
     def on_level(children: Sequence[Child[StreamState]]) -> None:
         if onlooker is not None:
@@ -148,107 +131,77 @@ def run_trial(experiment: Experiment, trial: Trial, *, stream: Stream, on_chunk:
     reward = stream.score_whole([output.best])[0].score
     if not math.isfinite(reward):
         raise ValueError(f"the reward of the whole video is {reward} for {trial.prompt!r}, seed {trial.seed}")
-    parts = _parts(output.best)
+    pieces = [to_pixels(piece) for piece in world.decode(experiment, output.best)]
+    whole, segments = measure_video(
+        list(_clips(output.best, pieces, fps=stream.model.fps)), lambda clip: world.measure(experiment, clip)
+    )
     chosen = output.best.actions
     result = Result(
         label=policy_label(trial.policy),
         prompt=trial.prompt,
         seed=trial.seed,
         reward=reward,
-        measures=_whole_measures(parts),
+        measures=whole.measures,
         cost=output.cost,
         curve=_curve(output.records, chosen),
-        segments=tuple(segment for part in parts for segment in segments(part, fps=stream.model.fps)),
+        segments=segments,
+        facts=whole.facts,
     )
-    pixels = np.concatenate([part.pixels for part in parts])
-    return Outcome(result, output.records, onlooker.sights if onlooker else {}, chosen, pixels)
+    return Outcome(result, output.records, onlooker.sights if onlooker else {}, chosen, np.concatenate(pieces))
 
 
 @dataclass
 class Onlooker:
-    """Measures every candidate of a search.
+    """Looks at every candidate of a search.
 
     Attributes:
+        truth_of: a candidate's truth, if anybody knows it.
         sights: of the candidates seen, by their lineages.
     """
 
+    truth_of: Callable[[StreamState], float | None]
     sights: dict[tuple[Action, ...], Sight] = field(default_factory=dict)
 
     def look(self, children: Sequence[Child[StreamState]]) -> None:
-        """Measures a level."""
+        """Looks at a level."""
         diversity = _diversity([child.state for child in children])
         for child in children:
-            self.sights[child.state.actions] = Sight(_window_truth(child.state), diversity)
+            self.sights[child.state.actions] = Sight(self.truth_of(child.state), diversity)
 
 
-class Part(NamedTuple):
-    """The run of a video that has one prompt: its caption, its pixels `[F, H, W, 3]`, and its first frame."""
+def _clips(state: StreamState, pieces: Sequence[Pixels], *, fps: int) -> Iterator[Clip]:
+    """Yields a video's parts of one prompt each, one unless its prompt changes.
 
-    caption: Caption
-    pixels: Pixels
-    first_frame: int
-
-
-def _parts(state: StreamState) -> list[Part]:
-    """Returns a video's parts, one unless its prompt changes."""
+    Args:
+        pieces: pixel frames `[F, H, W, 3]` of every chunk.
+    """
     import numpy as np
 
-    from envs.shapes.world import Caption
-    from searchkit.video import to_pixels
-
-    pieces = [to_pixels(piece) for piece in state.decode()]
     starts = [prompt.start for prompt in state.prompts if prompt.start < state.chunk]
-    return [
-        Part(
-            Caption.parse(state.prompt_of(start).text), np.concatenate(pieces[start:end]), sum(map(len, pieces[:start]))
-        )
-        for start, end in zip(starts, [*starts[1:], state.chunk], strict=True)
-    ]
+    for start, end in zip(starts, [*starts[1:], state.chunk], strict=True):
+        yield Clip(state.prompt_of(start).text, np.concatenate(pieces[start:end]), fps, is_start=start == 0)
 
 
-def _whole_measures(parts: Sequence[Part]) -> dict[str, float]:
-    """Returns the measures of a video: the mean over its parts, by their frames."""
-    measured = [_named(_measure(part.pixels, part.caption, is_start=part.first_frame == 0)) for part in parts]
-    lengths = [len(part.pixels) for part in parts]
-    return {name: fmean([one[name] for one in measured], lengths) for name in measured[0]}
+def measure_video(clips: Sequence[Clip], measure: Measure) -> tuple[Measured, tuple[Segment, ...]]:
+    """Returns what is measured of a video, the mean over its parts by their frames, and of its pieces of 5 s.
 
-
-def segments(part: Part, *, fps: int) -> tuple[Segment, ...]:
-    """Returns the measures of a part of a video in pieces of 5 s; a shorter part is one piece.
-
-    A rest of at least half a piece is one, too; what is shorter belongs to none.
+    A part is divided from its own start; a shorter one is one piece, and so is a rest of at least half a piece. A
+    shorter rest belongs to none.
     """
-    pieces = []
-    for start in range(0, max(1, len(part.pixels) - SEGMENT_FRAMES // 2), SEGMENT_FRAMES):
-        frame = part.first_frame + start
-        measures = _measure(part.pixels[start : start + SEGMENT_FRAMES], part.caption, is_start=frame == 0)
-        pieces.append(Segment(frame / fps, _named(measures)))
-    return tuple(pieces)
+    wholes = [measure(clip) for clip in clips]
+    lengths = [len(clip.pixels) for clip in clips]
+    segments = []
+    for clip, whole, first_frame in zip(clips, wholes, itertools.accumulate(lengths, initial=0), strict=False):
+        for start in range(0, max(1, len(clip.pixels) - SEGMENT_FRAMES // 2), SEGMENT_FRAMES):
+            pixels = clip.pixels[start : start + SEGMENT_FRAMES]
+            piece = clip._replace(pixels=pixels, is_start=clip.is_start and start == 0)
+            found = whole if len(pixels) == len(clip.pixels) else measure(piece)
+            segments.append(Segment((first_frame + start) / clip.fps, found.measures))
+    return Measured(*(_means(each, lengths) for each in zip(*wholes, strict=True))), tuple(segments)
 
 
-def _measure(pixels: Pixels, caption: Caption, *, is_start: bool = True) -> Measures:
-    """Returns the oracles' measures of pixels `[F, H, W, 3]` from the start of a video, or from its midst.
-
-    The oracles take an object to head as asked at first. In the midst of a video it may have bounced, so there the
-    better of both headings counts.
-    """
-    from envs.shapes.oracles import measure
-
-    measures = measure(pixels, caption)
-    if is_start or caption.motion not in TURNED:
-        return measures
-    turned = measure(pixels, replace(caption, motion=TURNED[caption.motion]))
-    return measures._replace(motion=max(measures.motion, turned.motion))
-
-
-def _window_truth(state: StreamState) -> float:
-    import torch
-
-    from envs.shapes.world import Caption
-    from searchkit.video import to_pixels
-
-    pixels = to_pixels(torch.cat(state.frames))
-    return _measure(pixels, Caption.parse(state.prompt.text), is_start=len(state.frames) == state.chunk).truth
+def _means(parts: Sequence[Mapping[str, float]], lengths: Sequence[int]) -> dict[str, float]:
+    return {name: fmean([part[name] for part in parts], lengths) for name in parts[0]}
 
 
 def _diversity(states: Sequence[StreamState]) -> float | None:
@@ -258,11 +211,6 @@ def _diversity(states: Sequence[StreamState]) -> float | None:
         return None
     newest = torch.stack([state.frames[-1].flatten() for state in states])
     return float(torch.pdist(newest).mean()) / math.sqrt(newest.shape[1])
-
-
-def _named(measures: Measures) -> dict[str, float]:
-    named = {name: float(value) for name, value in measures._asdict().items()}
-    return {**named, TRUTH: measures.truth}
 
 
 def _curve(records: Sequence[Record], chosen: tuple[Action, ...]) -> tuple[Point, ...]:

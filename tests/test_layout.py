@@ -50,7 +50,12 @@ def test_nothing_imports_the_tests():
 
 
 @pytest.mark.parametrize(
-    "module", ["searchkit.types", "policies", "experiments.config", "experiments.presets", "envs", "envs.shapes"]
+    "module",
+    [
+        *("searchkit.types", "searchkit.backbones.presets", "policies", "envs", "envs.shapes"),
+        *("experiments.config", "experiments.presets", "experiments.worlds.shapes"),
+        *("experiments.worlds.wan", "experiments.worlds.options"),
+    ],
 )
 def test_module_imports_without_torch(module: str):
     code = f"import sys, {module}; print(*[name for name in {HEAVY} if name in sys.modules])"
@@ -78,6 +83,15 @@ def test_default_prompts_are_held_out_and_stay_the_same():
     assert prompts == default_prompts()
     assert len(set(prompts)) == 8
     assert all(is_held_out(Caption.parse(prompt)) for prompt in prompts)
+
+
+def test_only_worlds_know_what_a_world_is_made_of():
+    """What runs, stores, sums up and reports experiments works for any world."""
+    generic = ("trials", "results", "summary", "tracking", "pictures", "config", "engines", "run", "trajectories")
+    files = [ROOT / f"experiments/{name}.py" for name in generic]
+    for path in (*files, *(ROOT / "experiments/report").rglob("*.py")):
+        names = set(_imports(path)) - {"experiments.worlds.options"}
+        assert not any(name.startswith(("envs", "experiments.worlds.")) for name in names), path
 
 
 def test_policy_never_sees_a_metric_that_evaluates_it():

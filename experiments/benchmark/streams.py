@@ -54,7 +54,7 @@ def searches(repeats: int) -> Iterator[Figure]:
 def memory(num_seeds: int = 16) -> Iterator[Figure]:
     """Yields the most bytes of blocks and prefixes alive, of searches at 2x2 over those of greedy.
 
-    Stream-T1 holds more than plain beam search: beams with averages of their own share no sink, and appending adds some.
+    Stream-T1 holds more than plain beam search: beams with averages of their own share no sink, and it appends some.
     """
     budgets = {"parents together": shapes_stream(), "parents in turn": shapes_stream(prefix_budget=0)}
     for way, stream in budgets.items():

@@ -22,7 +22,7 @@ def report(folder: Path, *, failures: int = 8) -> Path:
     """Writes and prints the report of a run's folder, and returns the path of its report.md.
 
     Args:
-        failures: videos with the least truth to show.
+        failures: worst videos to show.
 
     Raises:
         ValueError: there is no such run, it has no finished trial, or a table is damaged; one sentence names the path.
@@ -50,7 +50,7 @@ def sections(run: Run, *, failures: int) -> list[Section]:
     from experiments.report.sections import failures as worst
 
     return [
-        metrics.truth(run),
+        *([metrics.truth(run)] if run.has_truth else []),
         metrics.reward(run),
         metrics.measures(run),
         scaling.scaling(run),
@@ -76,8 +76,8 @@ def preface(run: Run, made: Sequence[Section]) -> list[str]:
     return [
         f"{extent(run.trials).capitalize()} of {run.trials['policy'].nunique()} policies (a policy with other options "
         f"counts as another one), videos of {chunks} chunks.",
-        "Truth is the mean of six oracle measures in [0, 1] that no policy sees; search reward is what policies search "
-        "with. Passes are network evaluations of a mean video, seconds the wall-clock time of the machine that ran it.",
+        f"{_meanings(run)} Passes are network evaluations of a mean video, seconds the wall-clock time of the machine "
+        "that ran it.",
         f"Brackets are {100 * CONFIDENCE:.0f} % intervals of the mean over prompts (percentile bootstrap of prompts, "
         f"{NUM_RESAMPLES:,} resamples; seeds are averaged within a prompt first). Differences are paired: over the "
         "prompts and seeds that both policies finished, whose number stands under pairs; wins count ties as half. "
@@ -89,12 +89,24 @@ def preface(run: Run, made: Sequence[Section]) -> list[str]:
     ]
 
 
+def _meanings(run: Run) -> str:
+    """Returns what the metrics of a run are."""
+    from experiments.report.words import listed
+
+    reward = "Search reward is what policies search with"
+    if run.has_truth:
+        return f"Truth is the mean of oracle measures in [0, 1] that no policy sees; {reward.lower()}."
+    if run.measures:
+        return f"{reward}; {listed(run.measures)} are what judges say, which no policy sees."
+    return f"{reward}; nothing else measured the videos."
+
+
 def main(folder: Annotated[Path, tyro.conf.Positional], *, failures: int = 8) -> int:
     """Writes FOLDER/report/report.md with plots and tables, and prints its summary.
 
     Args:
         folder: a run of `python -m experiments.run`, such as runs/NAME.
-        failures: videos with the least truth to show.
+        failures: worst videos to show, those with the least truth or, where it was not measured, search reward.
     """
     try:
         report(folder, failures=failures)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.results import MARKER
-from experiments.trials import MEASURES, TRUTH
+from experiments.worlds import TRUTH, headline_first
+from searchkit.cost import Cost
 
 REWARD = "reward"
-METRICS = (TRUTH, REWARD, *MEASURES)
-NAMES = {**{name: name for name in METRICS}, REWARD: "search reward"}  # as they are shown
 
 KEYS = ("trial", "policy", "prompt", "seed")
-TRIAL_COLUMNS = (*KEYS, *METRICS, "passes", "seconds", "video")
+TRIAL_COLUMNS = (*KEYS, REWARD, "passes", "seconds", "video")
+OTHER_COLUMNS = ("options", "num_chunks", *(field.name for field in fields(Cost)))
 CANDIDATE_COLUMNS = (*KEYS, "chunk", "fused", "pruned_after")
-ORACLE_COLUMNS = (TRUTH, "diversity")  # of candidates; older runs lack them
-SEGMENT_COLUMNS = (*KEYS, "segment", "start_second", TRUTH, *MEASURES)
+SIGHT_COLUMNS = (TRUTH, "diversity")  # of candidates; older runs lack them
+SEGMENT_COLUMNS = (*KEYS, "segment", "start_second")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +34,33 @@ class Run:
     Attributes:
         folder: where the tables and videos lie.
         settings: of the experiment, by the names of the command line.
+        measures: names of columns of trials and segments, truth first where it was measured.
         trials: one row a finished trial; at least one.
-        candidates: one row a candidate, None if the run did not store them; without a column of ORACLE_COLUMNS, or
-            with nulls in it, where the run did not measure them.
+        candidates: one row a candidate, None if the run did not store them; without a column of SIGHT_COLUMNS, or
+            with nulls in it, where the run did not look at them.
         segments: one row a segment of a trial's video, None if the run did not store them.
     """
 
     folder: Path
     settings: Mapping[str, Any]
+    measures: tuple[str, ...]
     trials: pd.DataFrame
     candidates: pd.DataFrame | None
     segments: pd.DataFrame | None
+
+    @property
+    def has_truth(self) -> bool:
+        return TRUTH in self.measures
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The measures that truth is the mean of, or all where there is no truth."""
+        return self.measures[self.has_truth :]
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The measures that policies are judged by: truth or, where it was not measured, all."""
+        return self.measures[:1] if self.has_truth else self.measures
 
 
 def load(folder: Path) -> Run:
@@ -54,17 +71,34 @@ def load(folder: Path) -> Run:
     """
     if not folder.is_dir():
         raise ValueError(f"there is no run folder {folder}")
-    trials = _read(folder / "results.parquet", TRIAL_COLUMNS)
+    trials = _read(folder / "results.parquet", TRIAL_COLUMNS, optional=None)
     settings = _settings(folder / MARKER)
     if trials is None or trials.empty:
         raise ValueError(f"run folder {folder} has no finished trials: results.parquet is missing or empty")
+    segments = _read(folder / "segments.parquet", SEGMENT_COLUMNS, optional=None)
+    # Results hold facts besides; they stand in for segments that older runs did not store.
+    measured, others = (trials, OTHER_COLUMNS) if segments is None else (segments, SEGMENT_COLUMNS)
+    measures = headline_first(name for name in measured if name not in (*TRIAL_COLUMNS, *others))
+    if missing := [name for name in measures if name not in trials]:
+        raise ValueError(f"table {folder / 'results.parquet'} is damaged: it has no column {', '.join(missing)}")
     return Run(
         folder=folder,
         settings=settings,
-        trials=trials,
-        candidates=_read(folder / "candidates.parquet", CANDIDATE_COLUMNS, optional=ORACLE_COLUMNS),
-        segments=_read(folder / "segments.parquet", SEGMENT_COLUMNS),
+        measures=measures,
+        trials=trials[[*TRIAL_COLUMNS, *measures]],
+        candidates=_read(folder / "candidates.parquet", CANDIDATE_COLUMNS, optional=SIGHT_COLUMNS),
+        segments=segments,
     )
+
+
+def shown_name(metric: str) -> str:
+    """Returns what a metric is called where it is shown."""
+    return "search reward" if metric == REWARD else metric
+
+
+def file_name(metric: str) -> str:
+    """Returns what files about a metric are called, whatever characters a judge puts into its names."""
+    return re.sub(r"[^\w.-]+", "-", metric)
 
 
 def extent(rows: pd.DataFrame) -> str:
@@ -83,8 +117,12 @@ def _settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _read(path: Path, columns: tuple[str, ...], *, optional: tuple[str, ...] = ()) -> pd.DataFrame | None:
-    """Returns some columns of a table, or None where there is no table."""
+def _read(path: Path, columns: tuple[str, ...], *, optional: tuple[str, ...] | None = ()) -> pd.DataFrame | None:
+    """Returns some columns of a table, or None where there is no table.
+
+    Args:
+        optional: columns that it may lack; None for all that it has.
+    """
     if not path.exists():
         return None
     try:
@@ -92,7 +130,8 @@ def _read(path: Path, columns: tuple[str, ...], *, optional: tuple[str, ...] = (
             stored = set(file.schema_arrow.names)
             if missing := [name for name in columns if name not in stored]:
                 raise ValueError(f"table {path} is damaged: it has no column {', '.join(missing)}")
-            table = file.read(columns=[name for name in (*columns, *optional) if name in stored])
+            others = [name for name in file.schema_arrow.names if optional is None or name in optional]
+            table = file.read(columns=[*columns, *(name for name in others if name not in columns)])
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"table {path} is damaged: it is no readable Parquet file") from error
     return table.to_pandas()

@@ -15,7 +15,7 @@ from rich.table import Table as TerminalTable
 
 from experiments.report.cells import Cell
 from experiments.report.data import extent
-from experiments.report.words import counted, too_few
+from experiments.report.words import capitalised, counted, too_few
 
 if TYPE_CHECKING:  # slow to import, and only drawing needs it
     from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ class Table(NamedTuple):
         if self.num_comparisons:
             sentences.append(f"{counted(self.num_comparisons, 'comparison')}, not corrected for their number.")
             few = too_few(self.over["prompt"].nunique())
-            sentences += [f"{few[0].upper()}{few[1:]}."] if few else []
+            sentences += [f"{capitalised(few)}."] if few else []
         return " ".join(sentences)
 
     @property

@@ -73,10 +73,10 @@ def greedy_references(trials: pd.DataFrame) -> dict[str, str]:
     return {label: GREEDY for label in labels if label != GREEDY} if GREEDY in labels else {}
 
 
-def best_of_n_references(trials: pd.DataFrame) -> dict[str, str]:
-    """Returns, for every label of another policy but greedy, the best-of-N that spends the most similar passes."""
+def nearest_references(trials: pd.DataFrame, curve: str) -> dict[str, str]:
+    """Returns, for every label of another curve but greedy, the one of a curve that spends the most similar passes."""
     passes = mean_passes(trials)
-    known = [label for label in passes if curve_of(label) == BEST_OF_N]
+    known = [label for label in passes if curve_of(label) == curve]
     others = [label for label in ordered(trials) if label not in (*known, GREEDY)]
     if not known:
         return {}

@@ -87,6 +87,11 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
 
 
+def capitalised(text: str) -> str:
+    """Returns a text with its first letter large and the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def counted(count: int, noun: str) -> str:
     """Returns "1 comparison" or "2 comparisons"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -29,6 +29,7 @@ from pathlib import Path
 from envs.shapes import model
 from policies import BestOfN
 from searchkit.search import staged
+from searchkit.types import Action, Request
 
 model.NETWORK = {network}
 model.WEIGHTS = Path({weights!r})
@@ -49,7 +50,8 @@ class Own(BestOfN):
             case "own":
                 raise OwnError(self, "a fault of my own")
             case "ours":
-                staged(problem).advance([], passes=99)
+                stages = staged(problem)
+                stages.advance(stages.start([Request(problem.root, Action(seed))]), passes=99)
             case "death":
                 os._exit(3)
         return super().__call__(problem, seed=seed)

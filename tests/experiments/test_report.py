@@ -16,13 +16,14 @@ import pytest
 from experiments.report import page
 from experiments.report.__main__ import main, sections
 from experiments.report.comparisons import differences, means
-from experiments.report.data import METRICS, load
+from experiments.report.data import load
 from experiments.report.page import Section, Table
-from experiments.report.policies import ablation_references, at_one_budget, best_of_n_references, curves
+from experiments.report.policies import ablation_references, at_one_budget, curves, nearest_references
 from experiments.report.sections.regret import captured, judge
 from experiments.report.statistics import NUM_RESAMPLES, SEED, Estimate, estimate
 from experiments.report.words import interval
-from experiments.trials import MEASURES, TRUTH
+from experiments.worlds import TRUTH
+from experiments.worlds.shapes import MEASURES
 from searchkit.video import write_video
 
 
@@ -258,11 +259,22 @@ def test_budgets_of_a_policy_are_one_curve_and_other_options_another():
 
 def test_best_of_n_is_the_one_of_most_similar_compute():
     labels = ("greedy", "best-of-n", "best-of-n (num-candidates=8)", "beam-search", "beam-search (children=4)")
-    references = best_of_n_references(_make_trials(lambda *_: (0.5, 0.5), labels=labels))
+    references = nearest_references(_make_trials(lambda *_: (0.5, 0.5), labels=labels), "best-of-n")
     assert references == {
         "beam-search": "best-of-n",
         "beam-search (children=4)": "best-of-n (num-candidates=8)",
     }
+
+
+def test_truth_is_compared_with_stream_t1_at_the_most_similar_passes(tmp_path):
+    def measured(label: str, prompt: int, seed: int) -> tuple[float, float]:
+        return 0.5 + 0.05 * prompt + 0.02 * (label == "front-loading"), 0.5
+
+    labels = ("greedy", "stream-t1", "front-loading")
+    stored = _section(_make_run(tmp_path, measured, labels=labels), "Truth").tables[0].stored.set_index("policy")
+    assert stored["to_stream_t1"]["front-loading"] == pytest.approx(0.02)
+    assert stored["to_stream_t1_reference"]["front-loading"] == "stream-t1"
+    assert stored["to_stream_t1_pairs"].tolist() == [0, 0, stored["to_greedy_pairs"]["front-loading"]]
 
 
 def test_ablations_are_compared_with_stream_t1_of_the_same_options():
@@ -434,7 +446,7 @@ def test_wrong_folders_are_refused_in_one_sentence(tmp_path, capsys):
     assert "no finished trials" in _refused(folder)
     trials = _make_trials(_better_by(0.1, 0.2))
     assert "no finished trials" in _refused(_store(folder, results=trials.head(0)))
-    assert "no column truth" in _refused(_store(folder, results=trials.drop(columns="truth")))
+    assert "no column reward" in _refused(_store(folder, results=trials.drop(columns="reward")))
     (_store(folder, results=trials) / "segments.parquet").write_bytes(b"PAR1 cut off")
     assert f"table {folder / 'segments.parquet'} is damaged" in _refused(folder)
     (folder / "experiment.json").write_text("{")
@@ -446,6 +458,46 @@ def test_help_does_not_wait_for_heavy_imports():
         "import sys, experiments.report.__main__; print([n for n in ('pandas', 'scipy', 'torch') if n in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def _make_judged_run(folder: Path, judges: Sequence[str]) -> Path:
+    """A run of a model whose videos nobody knows the truth of: judges say the opposite of one another."""
+    trials = _make_trials(_better_by(0.1, 0.2)).drop(columns=[*MEASURES, TRUTH])
+    trials = trials.assign(num_chunks=7, denoise_passes=28.0, options="{}")
+    for place, name in enumerate(judges):
+        trials[name] = (-1) ** place * trials["reward"]
+    candidates = _make_candidates(trials.assign(truth=None), [[(0.1, 0.2), (0.2, 0.3)]]).assign(truth=None)
+    segments = trials[["trial", "policy", "prompt", "seed", *judges]]
+    segments = pd.concat([segments.assign(segment=place, start_second=5.0625 * place) for place in (0, 1)])
+    return _store(folder, results=trials, candidates=candidates, segments=segments)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("judges", [(), ("clip",), ("own:judge/a", "B", "c", "d")])
+def test_runs_without_truth_are_reported_by_reward_and_judges(tmp_path, capsys, judges):
+    folder = _make_judged_run(tmp_path / "x", judges)
+    assert load(folder).measures == judges
+    assert main(folder) == 0
+    written = (folder / "report/report.md").read_text()
+    assert "Search reward is what policies search with" in written and "## Search reward" in written
+    assert "truth" not in written.lower().replace("nobody knows the truth of this run's videos", "")
+    measured = _section(folder, "What judges say")
+    assert [table.header[1] for table in measured.tables] == list(judges)
+    for name, sign in zip(judges, "+-+-", strict=False):
+        assert f"| {name} |" in written
+        (table,) = [table for table in measured.tables if table.header[1] == name]
+        assert _row(table, "beam-search")["to greedy"].startswith(f"{sign}0.200")
+    tables = {path.stem for path in (folder / "report/tables").glob("*.csv")}
+    assert {"reward", "scaling", "diversity", "failures"} <= tables
+    assert ("drift" in tables, "hacking_clip" in tables) == (bool(judges), "clip" in judges)
+
+
+def test_judge_that_falls_while_reward_rises_is_hacked(tmp_path):
+    section = _section(_make_judged_run(tmp_path, ("good", "bad")), "Hacking gap")
+    good, bad = section.readings
+    assert good == "Search reward is shown to rise in 1 of 1 comparisons, and good in each of them, too."
+    assert bad.startswith("Reward rises and bad does not: from greedy to beam-search") and "bad falls" in bad
+    assert [table.name for table in section.tables] == ["hacking_good", "hacking_bad"]
 
 
 @pytest.mark.slow
@@ -464,4 +516,4 @@ def test_large_run_takes_seconds(tmp_path, capsys, monkeypatch):
     start = time.perf_counter()
     assert main(folder) == 0
     assert time.perf_counter() - start < 20
-    assert set(METRICS) <= {path.stem for path in (folder / "report/tables").glob("*.csv")}
+    assert {TRUTH, "reward", *MEASURES} <= {path.stem for path in (folder / "report/tables").glob("*.csv")}

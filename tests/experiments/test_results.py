@@ -15,7 +15,9 @@ from experiments.config import Experiment, Trial
 from experiments.pictures import NUM_TIMES, contact_sheet, side_by_side, to_compare
 from experiments.results import Finished, Folder, claim, default_path
 from experiments.run import main
-from experiments.trials import MEASURES, TRUTH, Outcome, Point, Result, Segment, Sight
+from experiments.trials import Outcome, Point, Result, Segment, Sight
+from experiments.worlds import TRUTH
+from experiments.worlds.shapes import MEASURES
 from policies import BeamSearch, BestOfNPerChunk, Greedy, PreviewPruning, StreamT1
 from searchkit.cost import Cost
 from searchkit.fusion import Fusion, RewardRouting
@@ -250,6 +252,19 @@ def test_contact_sheet_has_a_row_a_policy_and_a_column_a_time():
     is_red = (sheet == (255, 0, 0)).all(-1)
     assert is_red.sum() == 3 * NUM_TIMES * (3 * 64) ** 2
     assert is_red.any(1).sum() == 3 * 192 and is_red.any(0).sum() == NUM_TIMES * 192
+
+
+def test_large_videos_are_shown_at_the_size_of_small_ones():
+    stripes = np.zeros((9, 480, 832, 3), np.uint8)
+    stripes[:, ::2] = 200
+    small = np.full((9, 64, 64, 3), 100, np.uint8)
+    for video in (stripes, small):
+        (height, width), picture = (
+            (240, 416) if len(video[0]) == 480 else (192, 192),
+            side_by_side({"x": video}, title=""),
+        )
+        is_grey = (picture[0] == 100).all(-1)
+        assert (is_grey.sum(), is_grey.any(1).sum()) == (height * width, height)
 
 
 def _compared(num_prompts: int, num_seeds: int, tmp_path: Path) -> list[tuple[str, int, str]]:

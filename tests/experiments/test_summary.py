@@ -1,24 +1,29 @@
 """The table at the end."""
 
 import io
+from collections.abc import Mapping
 
 from rich.console import Console
 
 from experiments.registry import POLICIES
-from experiments.summary import ROWS, print_summary
-from experiments.trials import MEASURES, TRUTH, Result
+from experiments.summary import print_summary, rows
+from experiments.trials import Result
+from experiments.worlds import TRUTH
+from experiments.worlds.shapes import MEASURES
 from searchkit.cost import Cost
 
+ORACLES = dict.fromkeys((*MEASURES, TRUTH), 0.5)
 
-def _make_result(label: str, seed: int) -> Result:
-    measures = dict.fromkeys((*MEASURES, TRUTH), 0.5)
+
+def _make_result(label: str, seed: int, measures: Mapping[str, float] = ORACLES) -> Result:
     cost = Cost(denoise_passes=28.0, clean_passes=6.0)
     return Result(label=label, prompt="a prompt", seed=seed, reward=-1.25, measures=measures, cost=cost, curve=())
 
 
-def _printed(labels: list[str], width: int) -> str:
+def _printed(labels: list[str], width: int, measures: Mapping[str, float] = ORACLES) -> str:
     page = io.StringIO()
-    print_summary(Console(file=page, width=width), [_make_result(label, seed) for label in labels for seed in (0, 1)])
+    results = [_make_result(label, seed, measures) for label in labels for seed in (0, 1)]
+    print_summary(Console(file=page, width=width), results)
     return page.getvalue()
 
 
@@ -31,7 +36,28 @@ def test_many_policies_have_tables_that_break_no_word():
     labels = [*POLICIES, "beam-search (beam-width=3)"]
     printed = _printed(labels, 110)
     assert printed.count("│ search reward ") == 3
-    for row in ROWS:
+    for row in rows(_make_result("greedy", 0)):
         assert printed.count(f"│ {row.name} ") == 3
     assert printed.count("-1.25 ±0.00") == len(labels)
     assert all(word in printed for word in ("propagation ┃", "without- ┃", "width=3) ┃"))
+
+
+def test_truth_heads_the_measures_where_it_was_measured():
+    lines = [line.split("│")[1].strip() for line in _printed(["greedy"], 110).splitlines() if line.startswith("│")]
+    assert lines[:3] == ["search reward", "truth", "subject"]
+    printed = _printed(["greedy", "stream-t1"], 110)
+    assert "no policy sees the measures, whose mean is truth." in printed
+    assert "Highest truth: " in printed and "Highest subject: " not in printed
+
+
+def test_policies_are_compared_by_every_judge_where_nobody_knows_the_truth():
+    printed = _printed(["greedy", "stream-t1"], 110, {"consistency": 0.9843, "aesthetic": 5.25})
+    assert "0.984 ±0.000" in printed and "no policy sees the measures." in printed
+    assert all(f"Highest {name}: " in printed for name in ("search reward", "consistency", "aesthetic"))
+    assert "truth" not in printed
+
+
+def test_search_reward_is_enough_for_a_table():
+    printed = _printed(["greedy", "stream-t1"], 110, {})
+    assert "of each policy.\n" in printed and "Highest search reward: " in printed
+    assert "measures" not in printed and "truth" not in printed

@@ -9,7 +9,7 @@ from envs.stream import StreamEnv
 from experiments.presets import shapes_quick
 from experiments.run import main as run
 from experiments.trajectories import export, main
-from experiments.trials import make_stream
+from experiments.worlds.shapes import make_stream
 from searchkit.types import Action, Route
 
 PROMPT = "a fast red circle moving left on a sand background"

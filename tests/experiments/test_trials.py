@@ -10,12 +10,15 @@ from envs.shapes.world import Caption, Scene, render
 from experiments.config import Experiment, Trial, with_prompts
 from experiments.presets import shapes_quick
 from experiments.prompts import unseen_prompts
-from experiments.trials import MEASURES, TRUTH, Outcome, Part, make_stream, run_trial, segments
+from experiments.trials import Outcome, Segment, measure_video, run_trial
+from experiments.worlds import TRUTH, Clip, Measured
+from experiments.worlds.shapes import MEASURES, make_stream, measure
 from policies import BeamSearch, Greedy, PreviewPruning
 from searchkit.fusion import Fusion
 from searchkit.pruning import keep_best
 from searchkit.search import search
 from searchkit.types import Action, Policy, Route, S, SearchOutput, SearchProblem
+from searchkit.video import Pixels
 
 PROMPT = "a fast red circle moving left on a sand background"
 
@@ -104,21 +107,28 @@ def test_short_video_is_one_segment_with_the_measures_of_all_of_it(small_world):
     assert segment.start_second == 0.0 and segment.measures == pytest.approx(result.measures)  # a fit by BLAS
 
 
+def _segments(video: Pixels, prompt: str) -> tuple[Segment, ...]:
+    return measure_video([Clip(prompt, video, 16, is_start=True)], lambda clip: measure(shapes_quick(), clip))[1]
+
+
 @pytest.mark.parametrize(
     ("num_frames", "starts"), [(9, [0]), (81, [0]), (121, [0]), (122, [0, 81]), (477, range(0, 477, 81))]
 )
 def test_segments_are_5_s_each_and_a_rest_of_half_as_much_is_one(num_frames, starts):
     video = np.zeros((num_frames, 64, 64, 3), np.uint8)
-    found = segments(Part(Caption.parse(PROMPT), video, 0), fps=16)
+    found = _segments(video, PROMPT)
     assert [segment.start_second for segment in found] == [start / 16 for start in starts]
     assert all({TRUTH, *MEASURES} <= segment.measures.keys() for segment in found)
 
 
 @pytest.mark.parametrize("prompt", unseen_prompts(5))  # one of every motion
 def test_segments_of_a_right_video_are_right_whichever_way_it_heads_by_then(prompt):
-    caption = Caption.parse(prompt)
-    video = (render(Scene.sample(caption, np.random.default_rng(0)), range(477)) * 255).round().astype(np.uint8)
-    for segment in segments(Part(caption, video, 0), fps=16):
+    video = (
+        (render(Scene.sample(Caption.parse(prompt), np.random.default_rng(0)), range(477)) * 255)
+        .round()
+        .astype(np.uint8)
+    )
+    for segment in _segments(video, prompt):
         assert all(segment.measures[name] > 0.9 for name in MEASURES) and segment.measures["motion"] > 0.98
 
 
@@ -136,3 +146,26 @@ def test_video_whose_prompt_changes_is_measured_part_by_part(small_world):
         expected = (33 * first.measures[name] + 36 * second.measures[name]) / 69
         assert outcome.result.measures[name] == pytest.approx(expected)
     assert len(outcome.pixels) == 69 and len(outcome.sights) == len(outcome.records)
+
+
+def test_video_that_nobody_measures_has_pieces_without_measures():
+    clips = [Clip("one", np.zeros((33, 4, 4, 3), np.uint8), 16, is_start=True)]
+    clips.append(Clip("two", np.zeros((130, 4, 4, 3), np.uint8), 16, is_start=False))
+    whole, segments = measure_video(clips, lambda clip: Measured({}, {}))
+    assert whole == Measured({}, {})
+    assert segments == (Segment(0.0, {}), Segment(33 / 16, {}), Segment(114 / 16, {}))
+
+
+def test_short_part_is_measured_once():
+    seen: list[tuple[str, int, bool]] = []
+
+    def measure(clip: Clip) -> Measured:
+        seen.append((clip.prompt, len(clip.pixels), clip.is_start))
+        return Measured({"length": float(len(clip.pixels))}, {"is_start": float(clip.is_start)})
+
+    clips = [Clip("one", np.zeros((81, 4, 4, 3), np.uint8), 16, is_start=True)]
+    clips.append(Clip("two", np.zeros((162, 4, 4, 3), np.uint8), 16, is_start=False))
+    whole, segments = measure_video(clips, measure)
+    assert seen == [("one", 81, True), ("two", 162, False), ("two", 81, False), ("two", 81, False)]
+    assert whole == ({"length": (81 * 81 + 162 * 162) / 243}, {"is_start": 81 / 243})
+    assert [segment.measures["length"] for segment in segments] == [81.0, 81.0, 81.0]

@@ -18,7 +18,7 @@ from experiments.report.data import KEYS, Run
 from experiments.report.page import Picture, Section, Table
 from experiments.report.policies import at_one_budget, ordered
 from experiments.report.words import NONE, counted, listed, number, percent, too_few
-from experiments.trials import TRUTH
+from experiments.worlds import TRUTH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +32,8 @@ def regret(run: Run) -> Section:
     """Returns how the reward's pick compares with truth's own, which is the upper bound, and with chance."""
     if run.candidates is None:
         return Section(TITLE, ["Left out: the run stored no candidates.parquet."])
+    if not run.has_truth:
+        return Section(TITLE, ["Left out: nobody knows the truth of this run's videos."])
     if TRUTH not in run.candidates or run.candidates[TRUTH].isna().all():
         return Section(
             TITLE, ["Left out: the run did not measure the truth of its candidates (`--measure-candidates` does)."]

@@ -1,0 +1,129 @@
+"""What a published model's world is made of, loaded once a process."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from experiments.worlds.options import Published
+from searchkit.backbones.load import load_model, random_model
+from searchkit.backbones.presets import MODELS, REDUCED, PublishedModel
+from searchkit.backbones.sources import WAN, Source
+from searchkit.backbones.text import TextEncoder
+from searchkit.codecs import Decoder, tiny
+from searchkit.memory import MemoryConfig
+from searchkit.metrics import Judge, load_judges
+from searchkit.model import VideoModel
+from searchkit.rewards import Scorer
+from searchkit.rewards.registry import load_scorer
+from searchkit.state import StreamState
+from searchkit.stream import Stream
+from searchkit.types import Action, Route
+
+REDUCED_VAE = 4  # channels of its widest level
+
+
+class Loaded(NamedTuple):
+    """A model as the search sees it, what scores it, and the decoder of finished videos."""
+
+    model: VideoModel
+    scorer: Scorer
+    decoder: Decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutedStream(Stream):
+    """A stream of a model that was trained to keep, or not to keep, what leaves its window.
+
+    Attributes:
+        route: where a chunk goes that leaves the window, unless a policy says otherwise.
+    """
+
+    route: Route
+
+    def actions(self, state: StreamState, *, num: int, seed: int) -> list[Action]:
+        return [action._replace(route=self.route) for action in super().actions(state, num=num, seed=seed)]
+
+
+@functools.lru_cache(maxsize=1)
+def load(
+    name: str, published: Published, *, memory: MemoryConfig, deterministic: bool, texts: tuple[str, ...]
+) -> Loaded:
+    """Returns a model with all that it takes to search and to decode its videos.
+
+    Args:
+        texts: what will be asked for; encoded first, so that the text encoder is gone before anything else is loaded.
+
+    Raises:
+        ValueError: files are missing, damaged or of another kind.
+    """
+    model = _load_model(MODELS[name], published, memory=memory, max_batch=1 if deterministic else None, texts=texts)
+    rewards = published.rewards
+    if not torch.cuda.is_available():
+        rewards = replace(rewards, device=_device(published))
+    seen = replace(model, decoder=_tiny_decoder(published)) if published.decode == "tiny" else model
+    return Loaded(seen, load_scorer(rewards, fps=model.fps), model.decoder)
+
+
+@functools.lru_cache(maxsize=1)
+def judges_of(published: Published, *, fps: int) -> Mapping[str, Judge]:
+    """Returns the judges by their names; errors are those of `load_judges`."""
+    return load_judges(published.judges, device=_device(published), fps=fps)
+
+
+def _load_model(
+    model: PublishedModel, published: Published, *, memory: MemoryConfig, max_batch: int | None, texts: tuple[str, ...]
+) -> VideoModel:
+    made = functools.partial(
+        random_model if published.is_random else load_model,
+        model,
+        device=_device(published),
+        dtype=_dtype(published),
+        height=published.height,
+        width=published.width,
+        memory=memory,
+        max_batch=VideoModel.max_batch if max_batch is None else max_batch,
+    )
+    if published.is_random:
+        return made(size=REDUCED, vae_base_dim=REDUCED_VAE) if published.reduced else made()
+    wan = WAN if published.wan is None else Source(published.wan)
+    weights = Source(published.weights or default_weights(model), published.revision)
+    encoder = TextEncoder(wan, device=_device(published))
+    encoder.prepare(texts)
+    return made(weights, encode_text=encoder, wan=wan)
+
+
+def default_weights(model: PublishedModel) -> str:
+    """Returns the folder of a model's network where none is named.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    folder = Path("weights", model.name)
+    if not folder.is_dir():
+        raise ValueError(
+            f"weights of {model.name} are not in {folder}: make the folder with python -m experiments.convert, or say "
+            "--weights DIR_OR_HUB_ID (see docs/models.md)"
+        )
+    return str(folder)
+
+
+def _tiny_decoder(published: Published) -> Decoder:
+    if published.tiny_vae is not None:
+        return tiny.load(published.tiny_vae, device=_device(published), dtype=_dtype(published))
+    torch.manual_seed(0)
+    return tiny.TinyDecoder(tiny.make_layers().to(device=_device(published), dtype=_dtype(published)))
+
+
+def _device(published: Published) -> str:
+    return published.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _dtype(published: Published) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, published.dtype)
+    return dtype

@@ -1,0 +1,106 @@
+"""Published models: prompts of any kind, and nobody who knows the truth. What judges say is what is measured."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.worlds import ROOT, Clip, Measured, spelled
+from searchkit.backbones.presets import MODELS
+from searchkit.metrics import JUDGES
+from searchkit.rewards.registry import REWARDS
+from searchkit.rewards.terms import find_target, parse
+from searchkit.schedule import cues
+
+if TYPE_CHECKING:  # torch is not needed to say what is wrong with an option
+    from torch import Tensor
+
+    from experiments.config import Experiment
+    from experiments.worlds.loading import Loaded
+    from searchkit.state import StreamState
+    from searchkit.stream import Stream
+
+MANY_AT_ONCE = False
+
+
+def check(experiment: Experiment) -> None:
+    if experiment.num_prompts is not None:
+        raise ValueError(
+            f"num_prompts takes prompts of the model shapes, got {experiment.num_prompts} for {experiment.model}: give "
+            "--prompts of your own"
+        )
+
+
+def passes_a_chunk(experiment: Experiment) -> int:
+    return MODELS[experiment.model].sampler.num_passes
+
+
+def prompts(experiment: Experiment, texts: Iterable[str]) -> tuple[str, ...]:
+    """Returns the texts as they are, with the chunk at which each further one of a prompt starts."""
+    return tuple(spelled(text, experiment.num_chunks, spell=str.strip) for text in texts)
+
+
+def make_stream(experiment: Experiment, prompt: str) -> Stream:
+    from experiments.worlds.loading import RoutedStream
+
+    loaded = _loaded(experiment)
+    return RoutedStream(
+        model=loaded.model,
+        scorer=loaded.scorer,
+        prompt=prompt,
+        horizon=experiment.num_chunks,
+        long_window=experiment.long_window,
+        decoding=experiment.decoding,
+        route=MODELS[experiment.model].route,
+    )
+
+
+def decode(experiment: Experiment, state: StreamState) -> Iterator[Tensor]:
+    """Yields the chunks of a finished video from the full VAE, whatever the search saw."""
+    return replace(state, model=replace(state.model, decoder=_loaded(experiment).decoder)).decode()
+
+
+def measure(experiment: Experiment, clip: Clip) -> Measured:
+    """Returns what the judges say of a clip."""
+    import torch
+
+    from experiments.worlds.loading import judges_of
+
+    measures: dict[str, float] = {}
+    for judge in judges_of(experiment.published, fps=clip.fps).values():
+        video = torch.from_numpy(clip.pixels).permute(0, 3, 1, 2).float() / 255
+        measures |= judge(video=video, prompt=clip.prompt, fps=clip.fps)
+    return Measured(measures, {})
+
+
+def window_truth(state: StreamState) -> None:
+    return None
+
+
+def sources(experiment: Experiment) -> tuple[Path, ...]:
+    """Returns the library's folder, and the files of rewards and judges of the user's own."""
+    published = experiment.published
+    texts = (published.rewards.image, published.rewards.video, *published.judges)
+    own = sorted({term.name for text in texts for term in parse("reward", text, {**JUDGES, **REWARDS}) if term.is_own})
+    files: dict[str, None] = {}
+    for name in own:
+        find_target("reward", name)
+        if file := sys.modules[name.partition(":")[0]].__file__:
+            files[file] = None
+    return (ROOT / "searchkit", *map(Path, files))
+
+
+def _loaded(experiment: Experiment) -> Loaded:
+    from experiments.worlds.loading import load
+
+    texts = tuple(cue.text for prompt in experiment.prompts for cue in cues(prompt, experiment.num_chunks))
+    return load(
+        experiment.model,
+        experiment.published,
+        memory=experiment.memory,
+        deterministic=experiment.deterministic,
+        texts=texts,
+    )

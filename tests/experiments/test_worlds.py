@@ -1,0 +1,247 @@
+"""Published models in experiments: a reduced network with random weights goes from a command to a report."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pytest
+import torch
+
+from experiments.arguments import parse
+from experiments.config import Execution, Experiment, with_prompts
+from experiments.engines import choose_engine, in_process
+from experiments.presets import PRESETS
+from experiments.presets_wan import WAN_PRESETS
+from experiments.registry import policy_label
+from experiments.report.__main__ import main as report
+from experiments.run import main
+from experiments.trials import Outcome, run_trial
+from experiments.worlds import loading, wan, world_of
+from experiments.worlds.options import Published
+from policies import BestOfNPerChunk, Greedy, StreamT1
+from searchkit.backbones.presets import MODELS
+from searchkit.rewards.registry import Rewards
+from searchkit.types import Policy, Route
+from searchkit.video import read_video, to_pixels
+
+OWN_MODULE = """
+def brightness(*, frames, prompts):
+    return frames.mean((2, 3, 4))
+
+def stillness(*, windows, prompts):
+    return -(windows[:, 1:] - windows[:, :-1]).abs().mean((1, 2, 3, 4))
+
+def contrast(*, windows, prompts):
+    return windows.std((1, 2, 3, 4))
+"""
+OWN = "own_rewards_of_worlds"
+REWARDS = Rewards(image=f"{OWN}:brightness", video=f"{OWN}:stillness", device="cpu", dtype="float32")
+SMALL = Published(weights="random", reduced=True, dtype="float32", height=32, width=48, rewards=REWARDS)
+LINE = ["--model", "longlive", "--weights", "random", "--reduced", "--height", "32", "--width", "48"]
+LINE += ["--rewards.image", REWARDS.image, "--rewards.video", REWARDS.video, "--dtype", "float32", "--device", "cpu"]
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with rewards of a user's own."""
+    (tmp_path / f"{OWN}.py").write_text(OWN_MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    yield tmp_path
+    sys.modules.pop(OWN, None)
+    loading.load.cache_clear()
+    loading.judges_of.cache_clear()
+
+
+def _make_experiment(policy: Policy, *, published: Published = SMALL, **settings) -> Experiment:
+    model = MODELS[settings.pop("model", "longlive")]
+    settings = {"prompts": ("A cat sits",), "num_chunks": 3, **settings}
+    return Experiment(model=model.name, memory=model.memory, published=published, policies=(policy,), **settings)
+
+
+def _run(experiment: Experiment) -> Outcome:
+    (trial,) = experiment.trials
+    stream = world_of(experiment).make_stream(experiment, trial.prompt)
+    return run_trial(experiment, trial, stream=stream, on_chunk=lambda chunk: None)
+
+
+def test_command_goes_from_random_weights_to_a_report_without_truth(own_module, capsys):
+    line = [*LINE, "--judges", f"{OWN}:contrast", "--policies", "greedy", "stream-t1", "--decode", "tiny"]
+    line += ["--prompts", "A cat sits, then @3 a dog runs across the street", "--num-chunks", "4", "--out", "x"]
+    assert main([*line, "--measure-candidates"]) == 0
+    printed = capsys.readouterr().out
+    assert "search reward" in printed and f"Highest {OWN}:contrast: " in printed and "truth" not in printed
+
+    stored = [json.loads(path.read_text()) for path in Path("x/trials").glob("*/trial.json")]
+    assert {one["identity"]["policy"] for one in stored} == {"greedy", "stream-t1"}
+    for one in stored:
+        assert one["identity"]["weights"] == "random" and one["identity"]["rewards.image"] == REWARDS.image
+        assert one["result"]["measures"].keys() == {f"{OWN}:contrast"}
+        assert [segment["start_second"] for segment in one["result"]["segments"]] == [0.0, 33 / 16]
+    rows = duckdb.sql(f"select num_chunks, \"{OWN}:contrast\" > 0, video from 'x/results.parquet'").fetchall()
+    assert [row[:2] for row in rows] == [(4, True)] * 2
+    assert read_video(Path("x") / rows[0][2]).shape == (45, 32, 48, 3)
+    counts = duckdb.sql("select count(*), count(truth), count(diversity) from 'x/candidates.parquet'").fetchall()
+    assert counts == [(4 + 16, 0, 16)]
+
+    assert main([*line, "--measure-candidates"]) == 0
+    assert "2 of 2 trials are done already" in capsys.readouterr().out
+    assert report(Path("x")) == 0
+    written = Path("x/report/report.md").read_text()
+    assert f"| {OWN}:contrast |" in written and "## Truth" not in written
+
+
+def test_search_without_judges_is_stored_and_reported(own_module, capsys):
+    assert main([*LINE, "--policies", "greedy", "--prompts", "A cat sits", "--num-chunks", "2", "--out", "x"]) == 0
+    assert report(Path("x")) == 0
+    assert "Search reward is what policies search with; nothing else measured the videos." in capsys.readouterr().out
+
+
+def test_tiny_decoder_is_what_the_search_sees_and_the_full_one_makes_the_video(own_module):
+    experiments = [
+        _make_experiment(Greedy(), published=replace(SMALL, decode=decode), measure_candidates=True)
+        for decode in ("full", "tiny")
+    ]
+    full, tiny = (_run(experiment) for experiment in experiments)
+    assert tiny.chosen == full.chosen and (tiny.pixels == full.pixels).all()
+    assert abs(tiny.result.reward - full.result.reward) > 1e-4
+    stream = wan.make_stream(experiments[1], "A cat sits")
+    assert not (to_pixels(Greedy()(stream, seed=0).best.video) == tiny.pixels).all()
+
+
+def test_user_reward_decides_what_is_kept(own_module):
+    outcome = _run(_make_experiment(BestOfNPerChunk(num_candidates=3)))
+    for chunk in range(3):
+        level = [record for record in outcome.records if record.chunk == chunk]
+        best = max(level, key=lambda record: record.fused)
+        assert [record.lineage for record in level if record.kept] == [best.lineage]
+    assert outcome.records[0].scores.short == pytest.approx(float(outcome.result.curve[0].short), abs=1.0)
+    assert len({record.scores.short for record in outcome.records}) == 9
+
+
+def test_judge_measures_what_the_full_decoder_made(own_module):
+    judged = replace(SMALL, decode="tiny", judges=(f"{OWN}:contrast",))
+    outcome = _run(_make_experiment(Greedy(), published=judged))
+    expected = float(torch.from_numpy(outcome.pixels).float().div(255).std())
+    assert outcome.result.measures == {f"{OWN}:contrast": pytest.approx(expected, abs=1e-5)}
+
+
+def test_models_own_route_is_taken_unless_a_policy_routes(own_module):
+    def routes(policy: Policy, model: str) -> set[Route]:
+        outcome = _run(_make_experiment(policy, model=model, num_chunks=5))
+        return {action.route for action in outcome.chosen}
+
+    assert routes(Greedy(), "reward-forcing") == {Route.EMA_SINK}
+    assert routes(Greedy(), "longlive") == {Route.DISCARD}
+    assert Route.DISCARD in routes(StreamT1(), "reward-forcing")
+
+
+def test_frames_of_a_framewise_model_are_chunks_of_their_own(own_module):
+    experiment = _make_experiment(Greedy(), model="causal-forcing-2step", num_chunks=3, measure_candidates=True)
+    rewards = replace(REWARDS, video=f"{OWN}:brightness")
+    outcome = _run(replace(experiment, published=replace(SMALL, rewards=rewards)))
+    assert len(outcome.pixels) == 1 + 4 + 4
+    assert [record.cost.denoise_passes for record in outcome.records] == [4.0, 2.0, 2.0]
+
+
+def test_results_depend_on_the_code_of_ones_own_rewards_and_judges(own_module):
+    judged = replace(SMALL, judges=("subject-consistency", f"2*{OWN}:contrast"))
+    library, *others = wan.sources(_make_experiment(Greedy(), published=judged))
+    assert library.name == "searchkit" and others == [own_module / f"{OWN}.py"]
+    known = replace(SMALL, rewards=Rewards())
+    assert wan.sources(_make_experiment(Greedy(), published=known)) == (library,)
+
+
+@pytest.mark.parametrize("name", WAN_PRESETS)
+def test_presets_of_published_models_make_5_s_in_the_memory_they_were_trained_with(name):
+    experiment = with_prompts(PRESETS[name]())
+    model = MODELS[experiment.model]
+    assert experiment.memory == model.memory and len(experiment.prompts) in (1, 3)
+    if name != "longlive-rehearsal":
+        assert experiment.num_chunks == 21 // model.memory.chunk_frames
+        assert experiment.long_window == 30 // model.memory.chunk_frames
+
+
+def test_presets_of_stream_t1_are_those_of_shapes_on_another_model():
+    for name in ("stream-t1", "stream-t1-released"):
+        ours, theirs = PRESETS[name](), PRESETS[f"longlive-{name}"]()
+        assert (ours.policies, ours.decoding, ours.memory) == (theirs.policies, theirs.decoding, theirs.memory)
+
+
+def test_rehearsal_needs_no_files():
+    published = PRESETS["longlive-rehearsal"]().published
+    assert published.is_random
+    assert all(
+        "weights=random" in text for text in (published.rewards.image, published.rewards.video, *published.judges)
+    )
+
+
+def test_model_alone_starts_from_its_preset():
+    command = parse(["--model", "self-forcing", "--seeds", "3"])
+    assert command.preset == "self-forcing"
+    assert command.experiment == replace(PRESETS["self-forcing"](), seeds=(3,))
+
+
+def test_model_brings_its_memory_to_another_preset():
+    line = ["--preset", "longlive-stream-t1", "--model", "reward-forcing", "--memory.ema-decay", "0.9"]
+    experiment = parse(line).experiment
+    assert experiment.memory == replace(MODELS["reward-forcing"].memory, ema_decay=0.9)
+    assert [policy_label(policy) for policy in experiment.policies] == ["stream-t1"]
+
+
+def test_budget_is_in_the_models_own_passes():
+    [policy] = parse(
+        ["--model", "causal-forcing-2step", "--policy", "front-loading", "--budget", "8x"]
+    ).experiment.policies
+    [four] = parse(["--model", "longlive", "--policy", "front-loading", "--budget", "4x"]).experiment.policies
+    assert policy == four
+
+
+def test_shapes_experiments_are_told_apart_as_before():
+    names = parse([]).experiment.describe().keys()
+    assert not names & {"model", "weights", "rewards.image", "judges"}
+    described = parse(["--model", "longlive"]).experiment.describe()
+    assert {"model", "weights", "rewards.image", "judges", "decode"} <= described.keys()
+    assert not any(name.startswith("published") for name in described)
+
+
+def test_long_prompts_are_prompts():
+    prompt = "A cat sits. " * 100
+    assert with_prompts(parse(["--model", "longlive", "--prompts", prompt]).experiment).prompts == (prompt.strip(),)
+
+
+def test_models_of_real_size_are_not_loaded_several_times():
+    assert choose_engine(Execution(workers=2), num_trials=99, many_at_once=wan.MANY_AT_ONCE) is in_process
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--model longliv", ("model 'longliv' is unknown", "nearest is 'longlive'")),
+        ("--weights random", ("weights is for published models", "random", "shapes")),
+        ("--judges clipscore", ("judges is for published models", "clipscore")),
+        ("--rewards.image pickscore", ("rewards.image is for published models", "pickscore")),
+        ("--model longlive --rewards.image hpsv", ("image reward 'hpsv' is unknown", "nearest is 'hpsv3'")),
+        ("--model longlive --judges hpsv3", ("judge 'hpsv3'", "reward of the search")),
+        ("--model longlive --num-prompts 3", ("num_prompts", "model shapes", "got 3 for longlive")),
+        ("--model longlive --decode tiny", ("decode tiny needs --tiny-vae", "taew2_1.pth")),
+        ("--model longlive --decode slow", ("--decode", "slow")),
+        ("--model longlive --tiny-vae x", ("tiny_vae is for --decode tiny", "--decode full")),
+        ("--model longlive --dtype int8", ("--dtype", "int8")),
+        ("--model longlive --reduced", ("reduced is for --weights random",)),
+        ("--model longlive --weights random --wan x", ("weights random need no files", "got x")),
+        ("--model longlive --weights nowhere --out x", ("weights must be a folder or a hub id", "'nowhere'")),
+        ("--model longlive --out x", ("weights of longlive are not in weights/longlive", "experiments.convert")),
+        ("--model longlive --weights random --reduced --height 33 --out x", ("height must be a multiple of 16", "33")),
+        (f"{' '.join(LINE)} --rewards.image {OWN}:none --out x", (f"{OWN}:none", "does not import")),
+    ],
+)
+def test_bad_option_of_a_model_exits_with_one_sentence(line, words, own_module, capsys):
+    assert main(line.split()) == 2
+    (refusal,) = capsys.readouterr().err.splitlines()
+    assert refusal.startswith("run: ") and "published." not in refusal
+    assert all(word in refusal for word in words), refusal
