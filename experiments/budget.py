@@ -12,7 +12,7 @@ from policies import Greedy
 from searchkit.types import Policy
 
 PASSES_A_CHUNK = 4  # of the sampler of shapes, which is not read here because it comes with torch
-NUM_CHUNKS = 7  # of a video of 5 s, for policies that spend their chunks' passes unevenly
+NUM_CHUNKS = 7  # of a video of 5 s, where nobody says how long it is
 
 
 def parse_budget(text: str) -> int:
@@ -27,17 +27,20 @@ def parse_budget(text: str) -> int:
     return int(multiple[1])
 
 
-def at_budget(policy: Policy, num_candidates: int, *, passes_a_chunk: int = PASSES_A_CHUNK) -> Policy:
-    """Returns the policy with options at which denoising a chunk costs at most `num_candidates` times greedy's.
+def at_budget(
+    policy: Policy, num_candidates: int, *, passes_a_chunk: int = PASSES_A_CHUNK, num_chunks: int = NUM_CHUNKS
+) -> Policy:
+    """Returns the policy with options at which denoising a video costs at most `num_candidates` times greedy's.
 
     It goes by the names of options, so that policies of a user's own have a budget, too. `beam_width` and `children`
     become the two factors of the number that are nearest to each other, the larger one `children`; a policy with
     `preview_passes` keeps its `beam_width` and starts as many candidates as fit, of which it finishes half; one with
-    `first_passes` begins as many streams as fit into a video of 7 chunks; `num_candidates` becomes the number. Greedy
-    stays as it is. Clean passes are not counted.
+    `num_candidates`, `first_passes` and `later_passes` begins as many streams as fit into the video; `num_candidates` alone
+    becomes the number. Greedy stays as it is. Clean passes are not counted. But for that one, it holds for each chunk.
 
     Args:
         passes_a_chunk: the model's, for a candidate that is finished.
+        num_chunks: of the video.
 
     Raises:
         ValueError: the policy has none of these options, or its passes are more than the budget for one candidate.
@@ -51,8 +54,9 @@ def at_budget(policy: Policy, num_candidates: int, *, passes_a_chunk: int = PASS
         width = min(options.beam_width, started)
         return replace(options, beam_width=width, children=started // width)
     if {"num_candidates", "first_passes", "later_passes"} <= names:
-        passes = num_candidates * passes_a_chunk * NUM_CHUNKS
-        return replace(options, num_candidates=_num_begun(passes, options.first_passes, options.later_passes))
+        passes = num_candidates * passes_a_chunk * num_chunks
+        begun = _num_begun(passes, num_chunks, options.first_passes, options.later_passes)
+        return replace(options, num_candidates=begun)
     if {"beam_width", "children"} <= names:
         width = max(n for n in range(1, math.isqrt(num_candidates) + 1) if num_candidates % n == 0)
         return replace(options, beam_width=width, children=num_candidates // width)
@@ -72,12 +76,12 @@ def _num_started(passes: int, preview_passes: int, passes_a_chunk: int) -> int:
     return started
 
 
-def _num_begun(passes: int, first_passes: int, later_passes: int) -> int:
+def _num_begun(passes: int, num_chunks: int, first_passes: int, later_passes: int) -> int:
     """Returns the most streams that can be begun if the worse half of them is given up at every chunk."""
 
     def spent(begun: int) -> int:
         left, later = begun, 0
-        for _ in range(NUM_CHUNKS - 1):
+        for _ in range(num_chunks - 1):
             left = (left + 1) // 2
             later += left
         return begun * first_passes + later * later_passes
@@ -85,7 +89,7 @@ def _num_begun(passes: int, first_passes: int, later_passes: int) -> int:
     if spent(1) > passes:
         raise ValueError(
             f"--budget must pay for one stream of {first_passes} first_passes and {later_passes} later_passes, which "
-            f"is {spent(1)} passes over {NUM_CHUNKS} chunks, got {passes}"
+            f"is {spent(1)} passes over {num_chunks} chunks, got {passes} passes"
         )
     begun = 1
     while spent(begun + 1) <= passes:

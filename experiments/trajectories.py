@@ -20,7 +20,8 @@ from searchkit.memory import Block, Memory, MemoryConfig, evicts, make_room, pus
 from searchkit.types import Route, Scores
 
 Row = Mapping[str, Any]
-COPIED = ("trial", "policy", "prompt", "seed", "chunk", "candidate_seed", "route", "correlation", "short", "long")
+ACTION = ("candidate_seed", "route", "correlation", "asked_passes")
+COPIED = ("trial", "policy", "prompt", "seed", "chunk", *ACTION, "short", "long")
 OUTCOMES = ("kept", "chosen", "truth")
 
 

@@ -30,7 +30,7 @@ class Decided(NamedTuple):
     """A chunk of the video that the search is going to return.
 
     chunk: its number, from 0.
-    frames: `[F, 3, H, W]` in [0, 1]; joined, those of all chunks are the video.
+    frames: `[F, 3, H, W]` in [0, 1]; joined, those of all chunks are the video after what was given.
     seconds: since the search began.
     """
 

@@ -29,7 +29,7 @@ class Block:
     A block is created with its chunk and filled by the chunk's clean pass, which only chunks that are
     expanded from ever run. Blocks are compared by identity and shared between beams, so nobody changes their
     tensors. An average holds what it is of until it is settled, and is computed whenever it is read before: most
-    candidates are given up, and those that are left go on sharing their parent's blocks until the parent is gone.
+    candidates are given up, and until one of the others is gone on from, all share their parent's blocks.
     """
 
     __slots__ = ("__weakref__", "_average", "_contents", "is_average", "num_frames", "start_frame")
@@ -87,8 +87,9 @@ class Block:
         return (self,) if self._average is None else self._average[:2]
 
     def _read(self, index: int) -> Tensor:
-        if self._average is not None:
-            sink, evicted, decay = self._average
+        average = self._average
+        if average is not None:
+            sink, evicted, decay = average
             # `lerp` allocates: the old sink may be shared with another beam.
             return sink._read(index).float().lerp(evicted._read(index).float(), 1.0 - decay)
         if self._contents is None:

@@ -9,7 +9,7 @@ import functools
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
@@ -60,7 +60,8 @@ class Stream:
     Attributes:
         prompt: the text, or several with ", then " between them; see `searchkit.schedule`.
         given: `[T, C, h, w]` latents of a first frame or video from which the stream goes on, see
-            `searchkit.codecs.wan.encode`: whole chunks, which are in the video and in memory, and are never scored.
+            `searchkit.codecs.wan.encode`: whole chunks, which are in the video and in memory, and are never scored. The
+            stream reads the tensor as long as it lives; what it does with it at its root is charged to nobody.
         horizon: chunks to make; None for a stream without end.
         long_window: chunks that the long score sees.
         decoding: "streamed" decodes every chunk once, after those before it; "cold" decodes what a score is to see
@@ -71,7 +72,7 @@ class Stream:
     model: VideoModel
     scorer: Scorer
     prompt: str
-    given: Tensor | None = None
+    given: Tensor | None = field(default=None, compare=False)
     horizon: int | None = 7
     long_window: int = 10
     decoding: Decoding = "streamed"
@@ -86,10 +87,16 @@ class Stream:
         cues(self.prompt, self.horizon)
         limit, chunk_frames = self.model.max_frames, self.model.memory.chunk_frames
         num_given = 0 if self.given is None else len(self.given)
-        if self.given is not None and (num_given % chunk_frames or self.given.shape[1:] != self.model.latent_shape):
+        if self.given is not None and (
+            not num_given or num_given % chunk_frames or self.given.shape[1:] != self.model.latent_shape
+        ):
             raise ValueError(
-                f"given must be [T, C, h, w] with T a multiple of {chunk_frames} and C, h, w "
+                f"given must be [T, C, h, w] with T a multiple of {chunk_frames} above 0 and C, h, w "
                 f"{self.model.latent_shape}, got {tuple(self.given.shape)}"
+            )
+        if limit is not None and num_given >= limit:
+            raise ValueError(
+                f"given must be less than {limit} latent frames, where the rotary table ends, got {num_given}"
             )
         if limit is not None and (self.horizon is None or num_given + self.horizon * chunk_frames > limit):
             most = (limit - num_given) // chunk_frames
@@ -105,7 +112,7 @@ class Stream:
         prompts = tuple(self.model.prompt(cue.text, start=cue.chunk) for cue in schedule)
         if self.given is None:
             return StreamState(self.model, prompts)
-        return _root_after(self.model, prompts, self.given, is_streamed=self.decoding == "streamed")
+        return _root_after(self.model, prompts, self.given)
 
     def actions(self, state: StreamState, *, num: int, seed: int) -> list[Action]:
         """Returns `num` actions with seeds of their own, whose route is DISCARD and whose noise is fresh."""
@@ -196,7 +203,7 @@ class Stream:
         """
         drafts = list(drafts)
         left = [self._passes_left(draft) for draft in drafts]
-        if passes is not None and not 0 <= passes <= min(left, default=passes):
+        if passes is not None and left and not 0 <= passes <= min(left):
             raise ValueError(f"passes must be from 0 to {min(left)}, those left, got {passes}")
         most = max(left, default=0) if passes is None else passes
         for done in range(most):
@@ -277,6 +284,7 @@ class Stream:
         scores: list[float] = []
         lengths: list[int] = []
         pieces, began = state.decode(), now()
+        num_before = sum(map(len, state.given))  # decoded on the way
         for prompt, chunks in _stretches(state):
             frames = tuple(itertools.islice(pieces, len(chunks)))
             decoded = now()
@@ -284,12 +292,12 @@ class Stream:
             scores += self.scorer.score_whole([view])
             lengths.append(len(chunks))
             cost += Cost(
-                latent_frames_decoded=len(chunks) * self.model.memory.chunk_frames,
+                latent_frames_decoded=num_before + len(chunks) * self.model.memory.chunk_frames,
                 frames_scored=sum(map(len, frames)),
                 seconds_decode=decoded - began,
                 seconds_score=now() - decoded,
             )
-            began = now()
+            began, num_before = now(), 0
         return Whole(fmean(scores, lengths), cost)
 
     def _fill(self, parents: Sequence[StreamState], others: Sequence[Memory]) -> Cost:
@@ -299,9 +307,7 @@ class Stream:
         """
         due = [(state.last, state.slot, state) for state in parents if state.last and state.slot]
         due = [(last, slot, state) for last, slot, state in due if not slot.block.filled]
-        for state in parents:
-            for block in state.memory.blocks:
-                block.settle()
+        settling = _settle(parents, others)
         prefixes = [slot.prefix or self.model.assemble(state.memory) for _, slot, state in due]
         places = [
             self.model.place(state.place - 1, state.memory, prefix, state.prompt)
@@ -312,7 +318,7 @@ class Stream:
         for state in parents:  # only now, so that after a failed pass the state can be expanded again
             state.drop_prefix()
         spent = Cost(clean_passes=len(due), clean_calls=calls, prefixes=assembled)
-        return spent + peak([*others, *(state.memory_after for state in parents)], prefixes)
+        return spent + settling + peak([*others, *(state.memory_after for state in parents)], prefixes)
 
     @torch.no_grad()
     def _decode_and_score(
@@ -362,8 +368,18 @@ class Stream:
         )
 
 
+def _settle(parents: Sequence[StreamState], others: Sequence[Memory]) -> Cost:
+    """Settles the parents' averages; returns the bytes that are alive while they lie beside what they are of."""
+    blocks = [block for state in parents for block in state.memory.blocks]
+    before = Memory(window=tuple({part for block in blocks for part in block.holds}))
+    for block in blocks:
+        block.settle()
+    prefixes = [state.slot.prefix for state in parents if state.slot and state.slot.prefix]
+    return peak([before, *others, *(state.memory_after for state in parents)], prefixes)
+
+
 @torch.no_grad()
-def _root_after(model: VideoModel, prompts: tuple[Prompt, ...], given: Tensor, *, is_streamed: bool) -> StreamState:
+def _root_after(model: VideoModel, prompts: tuple[Prompt, ...], given: Tensor) -> StreamState:
     """Returns the state before the first chunk of a stream that goes on from given latents `[T, C, h, w]`."""
     chunks, memory = given.split(model.memory.chunk_frames), Memory()
     for index, latents in enumerate(chunks):
@@ -371,7 +387,7 @@ def _root_after(model: VideoModel, prompts: tuple[Prompt, ...], given: Tensor, *
         block = Block(index * model.memory.chunk_frames, model.memory.chunk_frames)
         model.commit([latents], [block], [model.place(index, memory, model.assemble(memory), prompts[0])])
         memory = push(memory, block, model.memory)
-    cache = model.decode([given], [None])[1][0] if is_streamed else None
+    _, [cache] = model.decode([given], [None])
     return StreamState(model, prompts, chunks, memory=memory, decoder_cache=cache)
 
 

@@ -64,8 +64,9 @@ def test_prompt_may_change_after_given_frames(make_model, scorer):
 
 
 @pytest.mark.parametrize("policy", [StreamT1(), BeamSearch()])
-def test_searches_and_live_searches_go_on_from_given_frames(make_stream, policy):
-    stream = make_stream(given=torch.randn(2, 4, 4, 4), horizon=3)
+@pytest.mark.parametrize("decoding", ["streamed", "cold"])
+def test_searches_and_live_searches_go_on_from_given_frames(make_stream, policy, decoding):
+    stream = make_stream(given=torch.randn(2, 4, 4, 4), horizon=3, decoding=decoding)
     output = policy(stream, seed=0)
     assert len(output.best.latents) == 3
     assert len(output.best.video) == 2 * 2 * 4 - 1
@@ -74,7 +75,18 @@ def test_searches_and_live_searches_go_on_from_given_frames(make_stream, policy)
     assert torch.equal(frames, torch.cat(list(output.best.decode())))
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 4, 4), (2, 4, 4, 5)])
+def test_final_pick_is_charged_for_decoding_what_was_given(make_stream):
+    stream = make_stream(given=torch.randn(4, 4, 4, 4), horizon=3, long_window=1)
+    [whole] = stream.score_whole([Greedy()(stream, seed=0).best])
+    assert whole.cost.latent_frames_decoded == 4 + 3 * 2
+
+
+def test_given_frames_leave_room_in_the_rotary_table(make_stream):
+    with pytest.raises(ValueError, match="given must be less than 1024 latent frames, .* got 2000"):
+        make_stream(given=torch.zeros(2000, 4, 4, 4))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4, 4), (2, 4, 4, 5), (0, 4, 4, 4)])
 def test_given_latents_that_are_no_whole_chunks_are_refused(make_stream, shape):
     with pytest.raises(ValueError, match="given must be"):
         make_stream(given=torch.zeros(shape))
