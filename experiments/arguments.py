@@ -12,11 +12,14 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, field, fields, make_dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from experiments.budget import at_budget, parse_budget
+from experiments.budget import NUM_CHUNKS, at_budget, parse_budget
+from experiments.calibration import read as read_calibration
+from experiments.calibration import with_calibration
 from experiments.config import PUBLISHED, Execution, Experiment
 from experiments.presets import PRESETS, preset
 from experiments.registry import POLICIES, Start, policy_label, policy_start
@@ -84,9 +87,14 @@ def parse(argv: Sequence[str]) -> Command:
     elif choice.policies is not None:
         experiment = replace(experiment, policies=tuple(_as_named(name) for name in choice.policies))
     if budget is not None:
-        passes = world_of(experiment).passes_a_chunk(experiment)
-        policies = tuple(at_budget(policy, budget, passes_a_chunk=passes) for policy in experiment.policies)
+        passes, num = world_of(experiment).passes_a_chunk(experiment), experiment.num_chunks or NUM_CHUNKS
+        policies = tuple(
+            at_budget(policy, budget, passes_a_chunk=passes, num_chunks=num) for policy in experiment.policies
+        )
         experiment = replace(experiment, policies=policies)
+    if given.calibration is not None:
+        calibration = read_calibration(given.calibration, experiment)
+        experiment = replace(experiment, policies=with_calibration(experiment.policies, calibration))
     policies = tuple(_with_gate(policy, experiment.long_window) for policy in experiment.policies)
     experiment = replace(experiment, policies=policies)
     return Command(name, experiment, given.execution)
@@ -144,14 +152,18 @@ def _typed(choice: _Choice, preset_name: str, base: Experiment) -> type[Any]:
     policies_help = "policies to compare, by their names below, or a module:ClassName of your own"
     policy_help = "one policy to run alone, with --policy.OPTION for its options"
     budget_help = (
-        "let a chunk cost at most so many times greedy's denoising passes, such as 4x; sets num_candidates, or "
+        "let a video cost at most so many times greedy's denoising passes, such as 4x; sets num_candidates, or "
         "beam_width and children, of every policy, whatever they are set to (see docs/policies.md)"
+    )
+    calibration_help = (
+        "file of python -m experiments.calibrate, by which every policy puts the short and the long score on one scale"
     )
     options: list[Any] = [
         ("preset", _option(str, preset_help), preset_name),
         ("policies", _option(tuple[str, ...], policies_help), labels),
         ("policy", _option(str | None, policy_help), None),
         ("budget", _option(str | None, budget_help), None),
+        ("calibration", _option(Path | None, calibration_help), None),
     ]
     if choice.policy is not None:
         start = policy_start(choice.policy)

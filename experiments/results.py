@@ -15,6 +15,7 @@ import errno
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -31,8 +32,8 @@ from searchkit.cost import Cost
 
 MARKER = "experiment.json"
 FORMAT = 4  # of the folder
-# Types of columns of nulls.
-WITHOUT_VALUES = {"asked_passes": "int64", "pruned_after": "int64", "truth": "float64", "diversity": "float64"}
+# Types of columns of nulls that hold no measure.
+WITHOUT_VALUES = {"asked_passes": "int64", "pruned_after": "int64"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +81,15 @@ class Folder:
             return None
         try:
             stored = json.loads((folder / "trial.json").read_text())["result"]
-            curve = tuple(Point(**point) for point in stored.pop("curve"))
-            segments = tuple(Segment(**segment) for segment in stored.pop("segments"))
-            result = Result(**{**stored, "cost": Cost(**stored["cost"]), "curve": curve, "segments": segments})
+            read = {
+                "cost": Cost(**stored["cost"]),
+                "curve": tuple(Point(**point) for point in stored["curve"]),
+                "segments": tuple(
+                    Segment(one["start_second"], _without_nulls(one["measures"])) for one in stored["segments"]
+                ),
+                **{name: _without_nulls(stored[name]) for name in ("measures", "facts")},
+            }
+            result = Result(**{**stored, **read})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"trial folder {folder} is damaged: delete it, and its trial is run again") from error
         return Finished(trial=trial, result=result, folder=folder)
@@ -100,10 +107,13 @@ class Folder:
         stored = {
             **asdict(result),
             "curve": [point._asdict() for point in result.curve],
-            "segments": [segment._asdict() for segment in result.segments],
+            "segments": [
+                {"start_second": one.start_second, "measures": _with_nulls(one.measures)} for one in result.segments
+            ],
+            **{name: _with_nulls(getattr(result, name)) for name in ("measures", "facts")},
         }
         trial_json = {"identity": self._identity(trial), "result": stored}
-        (unfinished / "trial.json").write_text(json.dumps(trial_json, indent=1))
+        (unfinished / "trial.json").write_text(json.dumps(trial_json, indent=1, allow_nan=False))
         _write_table(unfinished / "candidates.parquet", _candidate_rows(outcome, folder.name))
         os.replace(unfinished, folder)
         return Finished(trial=trial, result=result, folder=folder)
@@ -127,8 +137,8 @@ class Folder:
             "options": json.dumps(plain(flat(one.trial.policy))),
             "num_chunks": len(result.curve),
             "reward": result.reward,
-            **result.measures,
-            **result.facts,
+            **_with_nulls(result.measures),
+            **_with_nulls(result.facts),
             "passes": cost.passes,
             "seconds": cost.seconds,
             **asdict(cost),
@@ -142,6 +152,7 @@ class Folder:
         return {
             "format": FORMAT,
             "model": self._model_checksum,
+            "other-weights": world_of(self.experiment).weights(self.experiment),
             "code": _code_hash(type(trial.policy), world_of(self.experiment).sources(self.experiment)),
             "policy": policy_name(trial.policy),
             "options": plain(flat(trial.policy)),
@@ -230,10 +241,19 @@ def _segment_rows(one: Finished) -> list[dict[str, Any]]:
             **_names(one.result, one.folder.name),
             "segment": index,
             "start_second": segment.start_second,
-            **{name: segment.measures[name] for name in headline_first(segment.measures)},
+            **_with_nulls({name: segment.measures[name] for name in headline_first(segment.measures)}),
         }
         for index, segment in enumerate(one.result.segments)
     ]
+
+
+def _with_nulls(measures: Mapping[str, float]) -> dict[str, float | None]:
+    """Returns measures with null for nan, which JSON does not know, and which would be a table's mean."""
+    return {name: value if math.isfinite(value) else None for name, value in measures.items()}
+
+
+def _without_nulls(measures: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in measures.items()}
 
 
 def _names(result: Result, trial: str) -> dict[str, Any]:
@@ -248,7 +268,9 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     table = pa.Table.from_pylist(list(rows))
     types = [
-        pa.field(field.name, pa.type_for_alias(WITHOUT_VALUES[field.name])) if pa.types.is_null(field.type) else field
+        pa.field(field.name, pa.type_for_alias(WITHOUT_VALUES.get(field.name, "float64")))
+        if pa.types.is_null(field.type)
+        else field
         for field in table.schema
     ]
     pq.write_table(table.cast(pa.schema(types)), path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -20,15 +20,22 @@ COLUMN_WIDTH = 17  # wide enough for the words of policies' names and for the ce
 
 
 class Row(NamedTuple):
-    """A line of the table: its name, what it reads off a result, its format, and which end of it is better."""
+    """A line of the table: its name, what it reads off a result, its format, and which end of it is better.
+
+    What is read is nan where it is missing; means and comparisons are of the trials that have it, and say so.
+    """
 
     name: str
     read: Callable[[Result], float]
     form: str
     best: Callable[[Sequence[float]], float] | None = None
 
+    def shown(self, value: float) -> str:
+        return MISSING if math.isnan(value) else format(value, self.form)
+
 
 REWARD = "search reward"
+MISSING = "–"
 COSTS = (
     Row("passes", lambda result: result.cost.passes, ".0f"),
     Row("seconds", lambda result: result.cost.seconds, ".1f"),
@@ -114,27 +121,46 @@ def _title(label: str) -> str:
 
 
 def _cells(row: Row, groups: dict[str, list[Result]]) -> list[str]:
-    means = [fmean(map(row.read, group)) for group in groups.values()]
+    means = _means(row, groups)
     shown = []
-    for mean, group in zip(means, groups.values(), strict=True):
-        cell = format(mean, row.form)
-        if len(group) > 1:
-            cell += f" ±{format(stdev(map(row.read, group)), row.form)}"
-        is_best = row.best is not None and len(groups) > 1 and mean == row.best(means)
-        shown.append(f"[bold]{cell}[/]" if is_best else cell)
+    for label, group in groups.items():
+        if label not in means:
+            shown.append(MISSING)
+            continue
+        values = _values(row, group)
+        cell = row.shown(means[label])
+        if len(values) > 1:
+            cell += f" ±{format(stdev(values), row.form)}"
+        if row.best is not None and len(groups) > 1 and means[label] == row.best([*means.values()]):
+            cell = f"[bold]{cell}[/]"
+        shown.append(cell + (f"\n{len(values)} of {len(group)}" if len(values) < len(group) else ""))
     return shown
+
+
+def _values(row: Row, group: Sequence[Result]) -> list[float]:
+    return [value for value in map(row.read, group) if not math.isnan(value)]
+
+
+def _means(row: Row, groups: Mapping[str, Sequence[Result]]) -> dict[str, float]:
+    """Returns a row's mean by policy; none of a policy without any value."""
+    return {label: fmean(values) for label, group in groups.items() if (values := _values(row, group))}
 
 
 def _verdict(row: Row, results: Sequence[Result]) -> str:
     """Returns which policy won by a row, and at what cost."""
     groups = by_policy(results)
-    means = {label: fmean(map(row.read, group)) for label, group in groups.items()}
+    means = _means(row, groups)
+    if not means:
+        return f"No trial has a {row.name}."
     winner = max(means, key=lambda label: means[label])
     sentence = f"Highest {row.name}: [bold]{escape(winner)}[/] with {means[winner]:{row.form}}"
-    if winner == REFERENCE or REFERENCE not in groups:
+    if num_missing := sum(math.isnan(row.read(one)) for one in results):
+        sentence += f" ({num_missing} of all {len(results)} trials have none)"
+    if winner == REFERENCE or REFERENCE not in means:
         return f"{sentence}, for {fmean(one.cost.passes for one in groups[winner]):.0f} passes a video."
     paired = {(one.prompt, one.seed): row.read(one) for one in groups[REFERENCE]}
     pairs = [(row.read(one), paired[key]) for one in groups[winner] if (key := (one.prompt, one.seed)) in paired]
+    pairs = [pair for pair in pairs if not any(map(math.isnan, pair))]
     return (
         f"{sentence} (greedy: {means[REFERENCE]:{row.form}}), better than greedy in "
         f"{sum(own > other for own, other in pairs)} of {len(pairs)} trials, "

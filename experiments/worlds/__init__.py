@@ -99,6 +99,13 @@ class World(Protocol):
     def sources(self, experiment: Experiment) -> tuple[Path, ...]:
         """Returns the folders and files with the code that results depend on, but for policies."""
 
+    def weights(self, experiment: Experiment) -> Mapping[str, str]:
+        """Returns names of the weights that results depend on besides the model's, other ones for other weights.
+
+        Raises:
+            ValueError: some are not there; they are named.
+        """
+
 
 def world_of(experiment: Experiment) -> World:
     """Returns the world that an experiment's model lives in.

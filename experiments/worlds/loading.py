@@ -10,22 +10,25 @@ from typing import NamedTuple
 
 import torch
 
-from experiments.worlds.options import Published
+from experiments.worlds.options import SCORING, Published
 from searchkit.backbones.load import load_model, random_model
 from searchkit.backbones.presets import MODELS, REDUCED, PublishedModel
 from searchkit.backbones.sources import WAN, Source
 from searchkit.backbones.text import TextEncoder
+from searchkit.checkpoint import file_identity, find_file
 from searchkit.codecs import Decoder, tiny
 from searchkit.memory import MemoryConfig
 from searchkit.metrics import Judge, load_judges
 from searchkit.model import VideoModel
 from searchkit.rewards import Scorer
 from searchkit.rewards.registry import load_scorer
+from searchkit.rewards.terms import file_identities
 from searchkit.state import StreamState
 from searchkit.stream import Stream
 from searchkit.types import Action, Route
 
 REDUCED_VAE = 4  # channels of its widest level
+TINY_VAE_FILES = ("taew2_1.pth", "taew2_1.safetensors")
 
 
 class Loaded(NamedTuple):
@@ -63,11 +66,22 @@ def load(
         ValueError: files are missing, damaged or of another kind.
     """
     model = _load_model(MODELS[name], published, memory=memory, max_batch=1 if deterministic else None, texts=texts)
-    rewards = published.rewards
-    if not torch.cuda.is_available():
-        rewards = replace(rewards, device=_device(published))
     seen = replace(model, decoder=_tiny_decoder(published)) if published.decode == "tiny" else model
-    return Loaded(seen, load_scorer(rewards, fps=model.fps), model.decoder)
+    return Loaded(seen, load_scorer(published.rewards, fps=model.fps), model.decoder)
+
+
+@functools.lru_cache(maxsize=1)
+def found_weights(published: Published) -> Mapping[str, str]:
+    """Returns names of the weights that score, and of those of the tiny decoder; none is loaded.
+
+    Raises:
+        ValueError: some are not there; they are named.
+    """
+    found = file_identities(published.terms, SCORING)
+    if published.tiny_vae is not None:
+        path = find_file(published.tiny_vae, *TINY_VAE_FILES)
+        found[f"tiny-vae={published.tiny_vae}"] = file_identity(path)
+    return found
 
 
 @functools.lru_cache(maxsize=1)
@@ -92,10 +106,11 @@ def _load_model(
     if published.is_random:
         return made(size=REDUCED, vae_base_dim=REDUCED_VAE) if published.reduced else made()
     wan = WAN if published.wan is None else Source(published.wan)
-    weights = Source(published.weights or default_weights(model), published.revision)
+    network = Source(published.weights or default_weights(model), published.revision)
+    found_weights(published)  # what scores is missed before 11 GB of text encoder are read
     encoder = TextEncoder(wan, device=_device(published))
     encoder.prepare(texts)
-    return made(weights, encode_text=encoder, wan=wan)
+    return made(network, encode_text=encoder, wan=wan)
 
 
 def default_weights(model: PublishedModel) -> str:

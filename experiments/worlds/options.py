@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from searchkit.metrics import check_judges
-from searchkit.rewards.registry import Rewards
+from searchkit.metrics import JUDGES, check_judges
+from searchkit.rewards.registry import REWARDS, Rewards
+from searchkit.rewards.terms import Known, Term, parse
 
 RANDOM = "random"
+SCORING: Mapping[str, Known] = {**JUDGES, **REWARDS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +64,9 @@ class Published:
     @property
     def is_random(self) -> bool:
         return self.weights == RANDOM
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """All that scores: the rewards', then the judges'."""
+        texts = (self.rewards.image, self.rewards.video, *self.judges)
+        return tuple(term for text in texts for term in parse("reward", text, SCORING))

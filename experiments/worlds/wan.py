@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.worlds import ROOT, Clip, Measured, spelled
 from searchkit.backbones.presets import MODELS
-from searchkit.metrics import JUDGES
-from searchkit.rewards.registry import REWARDS
-from searchkit.rewards.terms import find_target, parse
+from searchkit.rewards.terms import find_target
 from searchkit.schedule import cues
 
 if TYPE_CHECKING:  # torch is not needed to say what is wrong with an option
@@ -82,15 +80,19 @@ def window_truth(state: StreamState) -> None:
 
 def sources(experiment: Experiment) -> tuple[Path, ...]:
     """Returns the library's folder, and the files of rewards and judges of the user's own."""
-    published = experiment.published
-    texts = (published.rewards.image, published.rewards.video, *published.judges)
-    own = sorted({term.name for text in texts for term in parse("reward", text, {**JUDGES, **REWARDS}) if term.is_own})
     files: dict[str, None] = {}
-    for name in own:
+    for name in sorted({term.name for term in experiment.published.terms if term.is_own}):
         find_target("reward", name)
         if file := sys.modules[name.partition(":")[0]].__file__:
             files[file] = None
     return (ROOT / "searchkit", *map(Path, files))
+
+
+def weights(experiment: Experiment) -> Mapping[str, str]:
+    """Returns names of the weights of rewards, judges and the tiny decoder."""
+    from experiments.worlds.loading import found_weights
+
+    return found_weights(experiment.published)
 
 
 def _loaded(experiment: Experiment) -> Loaded:

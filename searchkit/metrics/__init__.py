@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from searchkit.rewards.registry import REWARDS, Rewards, combine_videos, load_reward
-from searchkit.rewards.terms import Known, Term, Value, load_known, parse
+from searchkit.rewards.registry import OPENAI_CLIP_L, REWARDS, Rewards, combine_videos, load_reward
+from searchkit.rewards.terms import MODEL_FILES, Files, Known, Term, Value, load_known, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _COMMON = ("weights", "revision", "device", "dtype")
 _VBENCH = (*_COMMON, "batch_size")
+
+
+def _model(default: str) -> Files:
+    return Files("weights", default, MODEL_FILES, revision="revision", with_others=True)
 
 
 class Judge(Protocol):
@@ -41,22 +45,29 @@ JUDGES: Mapping[str, Known] = {
         target="searchkit.metrics.vbench:SubjectConsistency",
         options=_VBENCH,
         card="VBench; DINO ViT-B/16, Apache-2.0, 0.3 GB in float32",
+        files=(_model("facebook/dino-vitb16"),),
     ),
     "background-consistency": Known(
         target="searchkit.metrics.vbench:BackgroundConsistency",
         options=_VBENCH,
         card="VBench; CLIP ViT-B/32, MIT, 0.6 GB in float32",
+        files=(_model("openai/clip-vit-base-patch32"),),
     ),
     "aesthetic-quality": Known(
         target="searchkit.metrics.vbench:AestheticQuality",
         options=(*_VBENCH, "clip"),
         required=("weights",),
         card="VBench; CLIP ViT-L/14, MIT, and LAION's linear head, 1.7 GB in float32",
+        files=(
+            Files("weights", None, ("sa_0_4_vit_l_14_linear.pth",), revision="revision"),
+            Files("clip", OPENAI_CLIP_L, MODEL_FILES, with_others=True),
+        ),
     ),
     "videoscore2": Known(
         target="searchkit.metrics.videoscore2:VideoScore2",
         options=(*_COMMON, "attention", "seed", "max_tokens"),
         card="Apache-2.0, 16.6 GB in bfloat16",
+        files=(_model("TIGER-Lab/VideoScore2"),),
     ),
 }
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from searchkit.rewards import ImageReward, RewardScorer, VideoReward
-from searchkit.rewards.terms import Known, Term, Value, find_target, load_known, parse
+from searchkit.rewards.terms import MODEL_FILES, Files, Known, Term, Value, find_target, load_known, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,25 @@ if TYPE_CHECKING:
 _COMMON = ("weights", "revision", "device", "dtype", "batch_size")
 _CLIP = (*_COMMON, "stride", "tokenizer")
 _QWEN = (*_COMMON, "base", "base_revision", "attention")
+OPENAI_CLIP_L, _LAION_CLIP_H = "openai/clip-vit-large-patch14", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+_TOKENIZER = ("tokenizer.json", "vocab.json", "tokenizer_config.json")
+
+
+def _weights(default: str, *names: str) -> Files:
+    return Files("weights", default, names, revision="revision")
+
+
+def _model(default: str) -> Files:
+    return Files("weights", default, MODEL_FILES, revision="revision", with_others=True)
+
+
+def _qwen(default: str) -> Files:
+    return Files("base", default, ("config.json",), revision="base_revision", with_others=True)
+
+
+def _tokenizer(default: str | None) -> Files:
+    return Files("tokenizer", default, _TOKENIZER, with_others=True)
+
 
 # For the short score: frames and a prompt to scores.
 IMAGE_REWARDS: Mapping[str, Known] = {
@@ -28,26 +47,37 @@ IMAGE_REWARDS: Mapping[str, Known] = {
         target="searchkit.rewards.hpsv3:HPSv3",
         options=(*_QWEN, "stride"),
         card="Apache-2.0, 15.5 GB in bfloat16",
+        files=(_weights("MizzenAI/HPSv3", "HPSv3.safetensors"), _qwen("Qwen/Qwen2-VL-7B-Instruct")),
     ),
     "pickscore": Known(
         target="searchkit.rewards.clip:PickScore",
         options=_CLIP,
         card="code MIT, 3.9 GB in float32",
+        files=(_model("yuvalkirstain/PickScore_v1"), _tokenizer(_LAION_CLIP_H)),
     ),
     "hpsv2": Known(
         target="searchkit.rewards.clip:HPSv2",
         options=_CLIP,
         card="version 2.1, Apache-2.0, 3.9 GB in float32",
+        files=(
+            _weights("xswu/HPSv2", "HPS_v2.1_compressed.pt", "HPS_v2.1_compressed.safetensors"),
+            _tokenizer(_LAION_CLIP_H),
+        ),
     ),
     "clipscore": Known(
         target="searchkit.rewards.clip:CLIPScore",
         options=_CLIP,
         card="MIT, 1.7 GB in float32",
+        files=(_model(OPENAI_CLIP_L), _tokenizer(None)),  # that of the weights
     ),
     "aesthetic": Known(
         target="searchkit.rewards.aesthetic:Aesthetic",
         options=(*_COMMON, "stride", "clip"),
         card="LAION's version 2, Apache-2.0, 1.2 GB in float32",
+        files=(
+            _weights("trl-lib/ddpo-aesthetic-predictor", "sac+logos+ava1-l14-linearMSE.pth", "aesthetic-model.pth"),
+            Files("clip", OPENAI_CLIP_L, MODEL_FILES, with_others=True),
+        ),
     ),
 }
 # For the long score: a window of video and a prompt to scores. An image reward may stand here, too.
@@ -56,6 +86,10 @@ VIDEO_REWARDS: Mapping[str, Known] = {
         target="searchkit.rewards.videoreward:VideoReward",
         options=(*_QWEN, "aspect", "normalised", "fps"),
         card="code Apache-2.0, weights see KwaiVGI/VideoReward, 4.4 GB in bfloat16",
+        files=(
+            _weights("KwaiVGI/VideoReward", "checkpoint-11352/model.pth", "model.pth"),
+            _qwen("Qwen/Qwen2-VL-2B-Instruct"),
+        ),
     ),
 }
 REWARDS: Mapping[str, Known] = {**IMAGE_REWARDS, **VIDEO_REWARDS}
@@ -69,13 +103,13 @@ class Rewards:
         image: of the newest chunk's frames: hpsv3, pickscore, hpsv2, clipscore or aesthetic. Options come in brackets,
             as in 0.7*pickscore(stride=4) + 0.3*aesthetic(weights=/data/aesthetic); stride=4 scores every fourth frame.
         video: of the window: videoreward, or one for images, which is averaged over the window's frames.
-        device: where they run, unless an option says otherwise.
+        device: where they run, unless an option says otherwise; None for cuda where there is one.
         dtype: of their networks, likewise.
     """
 
     image: str = "hpsv3"
     video: str = "videoreward"
-    device: str = "cuda"
+    device: str | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
 
     def __post_init__(self) -> None:
@@ -92,7 +126,10 @@ def load_scorer(rewards: Rewards, *, fps: float) -> RewardScorer:
     Raises:
         ValueError: weights are not there or do not fit, or a reward of the user's own is none.
     """
-    defaults: dict[str, Value] = {"device": rewards.device, "dtype": rewards.dtype}
+    import torch
+
+    device = rewards.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    defaults: dict[str, Value] = {"device": device, "dtype": rewards.dtype}
     loaded: dict[tuple[Any, ...], Any] = {}
 
     def load_once(term: Term) -> Any:

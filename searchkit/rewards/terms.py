@@ -14,12 +14,35 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from searchkit.backbones.sources import Source
+from searchkit.checkpoint import file_identity, find_file
+
 Value = str | int | float | bool
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 # Options may hold anything but brackets and commas: file names have plus signs.
 _TERM = re.compile(rf"\s*(?:({_NUMBER})\s*\*\s*)?([^\s()+*,=]+)\s*(?:\(([^()]*)\)\s*)?(?:\+(?=.)|$)", re.DOTALL)
 _OF_FILES = ("weights", "revision", "tokenizer", "base", "base_revision", "clip")  # nothing to random weights
 _DTYPES = ("float32", "float16", "bfloat16")
+_RANDOM = "random"  # in place of weights
+# Any of these holds the weights of a model of transformers.
+MODEL_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+class Files(NamedTuple):
+    """Files that a model reads.
+
+    option: says where they are: a file, a folder or a hub id.
+    default: where they are unless it does; None for nowhere.
+    names: of files, the first of which that is there is read.
+    revision: the option that has the commit of a hub id, if there is one.
+    with_others: whether what lies beside it is read, too, as it is by transformers.
+    """
+
+    option: str
+    default: str | None
+    names: tuple[str, ...]
+    revision: str | None = None
+    with_others: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +54,14 @@ class Known:
         options: names of what the two take.
         card: licence and size of the weights, in a line.
         required: options without a default.
+        files: what is read, unless weights are random.
     """
 
     target: str
     options: tuple[str, ...]
     card: str
     required: tuple[str, ...] = ()
+    files: tuple[Files, ...] = ()
 
 
 class Term(NamedTuple):
@@ -106,11 +131,44 @@ def load_known(known: Known, options: Mapping[str, Value]) -> Any:
 
         given["dtype"] = getattr(torch, given["dtype"])
     made = find_target("the model", known.target)
-    if given.get("weights") != "random":
+    if given.get("weights") != _RANDOM:
         return made.load(**given)
     if not hasattr(made, "random"):
         raise ValueError(f"weights of {known.target} cannot be random")
     return made.random(**{name: value for name, value in given.items() if name not in _OF_FILES})
+
+
+def file_identities(terms: Iterable[Term], known: Mapping[str, Known]) -> dict[str, str]:
+    """Returns names of what the files of terms hold, other ones for other files, by where they are.
+
+    Finds the files, and fetches those of hub ids, but loads none. What a user's own models read is not known.
+
+    Raises:
+        ValueError: a file is not there; the model that wants it is named.
+    """
+    found: dict[str, str] = {}
+    for term in terms:
+        options = dict(term.options)
+        if term.is_own or options.get("weights") == _RANDOM:
+            continue
+        for files in known[term.name].files:
+            where = options.get(files.option, files.default)
+            if where is None:
+                continue
+            try:
+                found[f"{term.name}.{files.option}={where}"] = _identity(files, str(where), options)
+            except ValueError as error:
+                raise ValueError(f"{files.option} of {term.name} cannot be found: {error}") from error
+    return found
+
+
+def _identity(files: Files, where: str, options: Mapping[str, Value]) -> str:
+    revision = options.get(files.revision) if files.revision is not None else None
+    source = (where, None if revision is None else str(revision))
+    if not files.with_others:
+        return file_identity(find_file(where, *files.names, revision=source[1]))
+    path = Source(*source).find(*files.names)
+    return f"{Source(*source).identity()} {file_identity(path)}"
 
 
 def _options(what: str, name: str, text: str) -> tuple[tuple[str, Value], ...]:

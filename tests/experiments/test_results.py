@@ -209,6 +209,31 @@ def test_trial_is_strict_json_even_with_infinite_options(tmp_path):
     assert folder.find(experiment.trials[0]) == one
 
 
+def test_missing_measure_is_stored_as_missing(tmp_path):
+    def _refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    folder = _make_folder(tmp_path / "x")
+    trial = EXPERIMENT.trials[0]
+    outcome = _make_outcome(trial, sees=False)
+    measures = {"subject": math.nan, "truth": 0.4}
+    segments = tuple(Segment(start, measures) for start in (0.0, 5.0625))
+    result = dataclasses.replace(outcome.result, measures=measures, facts={"seen": math.nan}, segments=segments)
+    stored = folder.store(trial, outcome._replace(result=result), fps=16)
+    read = json.loads((stored.folder / "trial.json").read_text(), parse_constant=_refuse)["result"]
+    assert read["measures"] == {"subject": None, "truth": 0.4} and read["facts"] == {"seen": None}
+    found = folder.find(trial)
+    assert found is not None and math.isnan(found.result.measures["subject"])
+    assert math.isnan(found.result.facts["seen"]) and math.isnan(found.result.segments[1].measures["subject"])
+
+    results, _, segments_path = folder.write_tables([found, _store(folder, EXPERIMENT.trials[1])])
+    counted = "select count(*), count(subject), avg(subject), count(truth), typeof(max(subject)) from"
+    assert duckdb.sql(f"{counted} '{results}'").fetchall() == [(2, 1, 0.5, 2, "DOUBLE")]
+    assert duckdb.sql(f"select count(*), count(subject) from '{segments_path}'").fetchall() == [(4, 2)]
+    alone, _, _ = folder.write_tables([found])
+    assert duckdb.sql(f"select subject, typeof(subject) from '{alone}'").fetchall() == [(None, "DOUBLE")]
+
+
 def test_folder_of_another_experiment_is_refused(tmp_path):
     claim(tmp_path / "x", EXPERIMENT)
     claim(tmp_path / "x", EXPERIMENT)  # the same one is welcome

@@ -1,6 +1,7 @@
 """The table at the end."""
 
 import io
+import math
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -61,3 +62,29 @@ def test_search_reward_is_enough_for_a_table():
     printed = _printed(["greedy", "stream-t1"], 110, {})
     assert "of each policy.\n" in printed and "Highest search reward: " in printed
     assert "measures" not in printed and "truth" not in printed
+
+
+def test_missing_measures_are_shown_as_missing_and_take_no_part_in_means():
+    page = io.StringIO()
+    values = {"greedy": (0.5, 0.25), "stream-t1": (0.75, math.nan), "beam-search": (math.nan, math.nan)}
+    results = [
+        _make_result(label, seed, {"beauty": value})
+        for label, each in values.items()
+        for seed, value in enumerate(each)
+    ]
+    print_summary(Console(file=page, width=110), results)
+    printed = page.getvalue()
+    assert "nan" not in printed
+    line = next(line for line in printed.splitlines() if line.startswith("│ beauty"))
+    assert [cell.strip() for cell in line.split("│")[2:-1]] == ["0.375 ±0.177", "0.750", "–"]
+    assert printed.count("1 of 2") == 1
+    verdict = " ".join(printed[printed.index("Highest beauty: ") :].split())
+    assert verdict.startswith(
+        "Highest beauty: stream-t1 with 0.750 (3 of all 6 trials have none) (greedy: 0.375), "
+        "better than greedy in 1 of 1 trials"
+    )
+
+
+def test_measure_that_no_trial_has_has_no_winner():
+    printed = _printed(["greedy", "stream-t1"], 110, {"beauty": math.nan})
+    assert "No trial has a beauty." in printed and "nan" not in printed

@@ -17,12 +17,14 @@ from experiments.presets import PRESETS
 from experiments.presets_wan import WAN_PRESETS
 from experiments.registry import policy_label
 from experiments.report.__main__ import main as report
+from experiments.results import Folder
 from experiments.run import main
 from experiments.trials import Outcome, run_trial
 from experiments.worlds import loading, wan, world_of
 from experiments.worlds.options import Published
 from policies import BestOfNPerChunk, Greedy, StreamT1
 from searchkit.backbones.presets import MODELS
+from searchkit.rewards import registry
 from searchkit.rewards.registry import Rewards
 from searchkit.types import Policy, Route
 from searchkit.video import read_video, to_pixels
@@ -55,6 +57,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     sys.modules.pop(OWN, None)
     loading.load.cache_clear()
     loading.judges_of.cache_clear()
+    loading.found_weights.cache_clear()
 
 
 def _make_experiment(policy: Policy, *, published: Published = SMALL, **settings) -> Experiment:
@@ -154,6 +157,46 @@ def test_results_depend_on_the_code_of_ones_own_rewards_and_judges(own_module):
     assert library.name == "searchkit" and others == [own_module / f"{OWN}.py"]
     known = replace(SMALL, rewards=Rewards())
     assert wan.sources(_make_experiment(Greedy(), published=known)) == (library,)
+
+
+def test_replaced_weights_of_judges_and_of_the_tiny_decoder_make_other_trials(own_module):
+    clip = own_module / "clip"
+    clip.mkdir()
+    for path in (clip / "config.json", clip / "model.safetensors", own_module / "taew2_1.pth"):
+        path.write_bytes(b"{}")
+    published = replace(SMALL, weights=str(clip), reduced=False, decode="tiny", tiny_vae=str(own_module))
+    experiment = _make_experiment(Greedy(), published=replace(published, judges=(f"clipscore(weights={clip})",)))
+
+    def place() -> str:
+        loading.found_weights.cache_clear()
+        return Folder(Path("x"), experiment, model_checksum="1").place(experiment.trials[0]).name
+
+    places = [place(), place()]
+    for path in (clip / "model.safetensors", own_module / "taew2_1.pth"):
+        path.write_bytes(b"[]")
+        places.append(place())
+    assert places[0] == places[1] and len(set(places)) == 3
+
+
+def test_missing_judge_is_told_before_anything_is_loaded(own_module, capsys):
+    (own_module / "network").mkdir()
+    line = [*LINE, "--weights", "network", "--judges", "clipscore(weights=network)", "--prompts", "A cat sits"]
+    line.remove("--reduced")
+    assert main([*line, "--out", "x"]) == 2
+    assert "weights of clipscore cannot be found: weights folder 'network' must hold" in capsys.readouterr().err
+
+
+def test_rewards_run_on_cuda_where_there_is_one(monkeypatch):
+    seen = []
+    monkeypatch.setattr(registry, "load_known", lambda known, options: seen.append(options["device"]) or _image)
+    for device, is_there in ((None, True), (None, False), ("cuda:1", True)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda is_there=is_there: is_there)
+        registry.load_scorer(Rewards(image="clipscore", video="clipscore", device=device), fps=16)
+    assert seen == ["cuda", "cpu", "cuda:1"]
+
+
+def _image(*, frames: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    return frames.mean((2, 3, 4))
 
 
 @pytest.mark.parametrize("name", WAN_PRESETS)

@@ -9,8 +9,8 @@ import torch
 
 from searchkit.metrics import JUDGES, RewardJudge, check_judges, load_judges
 from searchkit.metrics.vbench import SubjectConsistency
-from searchkit.rewards.registry import Rewards
-from searchkit.rewards.terms import find_target
+from searchkit.rewards.registry import REWARDS, Rewards
+from searchkit.rewards.terms import file_identities, find_target, parse
 
 OWN = """
 def bright(*, frames, prompts):
@@ -91,3 +91,64 @@ def test_a_named_judge_is_loaded_with_its_options(tmp_path):
 def test_weights_that_cannot_be_random_are_refused():
     with pytest.raises(ValueError, match="VideoScore2 cannot be random"):
         load_judges(["videoscore2(weights=random)"])
+
+
+def test_files_of_the_table_are_those_that_are_loaded():
+    for name, known in {**JUDGES, **REWARDS}.items():
+        made = find_target("judge", known.target)
+        module, parameters = sys.modules[made.__module__], inspect.signature(made.load).parameters
+        files = {file.option: file for file in known.files}
+        assert set(files) <= set(known.options)
+        assert {file.revision for file in known.files} - {None} <= set(known.options)
+        default = getattr(made, "WEIGHTS", parameters["weights"].default)
+        assert files["weights"].default == (None if default is inspect.Parameter.empty else default), name
+        for option in {"base", "clip"} & set(files):
+            assert files[option].default == parameters[option].default
+        if "tokenizer" in files:
+            assert files["tokenizer"].default == made.TOKENIZER
+        names = next((getattr(where, attribute) for where, attribute in _file_names(made, module)), None)
+        if names is not None:
+            assert files["weights"].names == ((names,) if isinstance(names, str) else names), name
+        assert files["weights"].with_others == (names is None)
+
+
+def _file_names(made, module):
+    """Yields where a class or its module names the files of its weights."""
+    for where, attribute in ((made, "FILES"), (module, "FILES"), (module, "FILE")):
+        if hasattr(where, attribute):
+            yield where, attribute
+    if made.__name__ == "AestheticQuality":
+        yield module, "AESTHETIC_FILE"
+
+
+def test_replaced_weights_have_another_identity(tmp_path):
+    clip, head = tmp_path / "clip", tmp_path / "head.pth"
+    clip.mkdir()
+    (clip / "config.json").write_text("{}")
+    (clip / "pytorch_model.bin").write_bytes(b"1")
+    head.write_bytes(b"1")
+    terms = parse("judge", f"aesthetic-quality(weights={head},clip={clip})", JUDGES)
+    before = file_identities(terms, JUDGES)
+    assert set(before) == {f"aesthetic-quality.weights={head}", f"aesthetic-quality.clip={clip}"}
+    assert file_identities(terms, JUDGES) == before
+    for path in (head, clip / "pytorch_model.bin", clip / "config.json"):
+        path.write_bytes(b"2")
+        after = file_identities(terms, JUDGES)
+        assert sum(after[name] != before[name] for name in before) == 1
+        before = after
+
+
+def test_missing_files_are_named_with_who_wants_them(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for expression, message in {
+        f"hpsv3(weights={tmp_path})": r"weights of hpsv3 cannot be found: .* must hold HPSv3\.safetensors",
+        f"clipscore(weights={tmp_path})": r"weights of clipscore cannot be found: .* must hold model\.safetensors or",
+        f"hpsv3(weights={tmp_path}/config.json,base=none)": "base of hpsv3 cannot be found: .* 'none'",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            file_identities(parse("reward", expression, REWARDS), REWARDS)
+
+
+def test_random_weights_and_own_rewards_have_no_files():
+    terms = parse("reward", "hpsv3(weights=random) + own:reward(weights=x)", REWARDS)
+    assert file_identities(terms, REWARDS) == {}
