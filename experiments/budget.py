@@ -35,8 +35,9 @@ def at_budget(
     It goes by the names of options, so that policies of a user's own have a budget, too. `beam_width` and `children`
     become the two factors of the number that are nearest to each other, the larger one `children`; a policy with
     `preview_passes` keeps its `beam_width` and starts as many candidates as fit, of which it finishes half; one with
-    `num_candidates`, `first_passes` and `later_passes` begins as many streams as fit into the video; `num_candidates` alone
-    becomes the number. Greedy stays as it is. Clean passes are not counted. But for that one, it holds for each chunk.
+    `num_candidates`, `first_passes` and `later_passes` begins as many streams as fit into the video; `num_candidates`
+    alone becomes the number. Greedy stays as it is. But for the one with `first_passes`, it holds for each chunk. Clean
+    passes are not counted.
 
     Args:
         passes_a_chunk: the model's, for a candidate that is finished.

@@ -14,6 +14,7 @@ from experiments.registry import flat, plain, policy_label
 from experiments.worlds import SHAPES, world_of
 from experiments.worlds.options import Published
 from searchkit.memory import MemoryConfig
+from searchkit.plan import Gpu
 from searchkit.types import Decoding, Policy
 
 MAX_LATENT_FRAMES = 1024  # where the rotary table ends
@@ -163,6 +164,12 @@ class Execution:
             "in-process" makes one after the other; "auto" takes processes where the model is
             shapes and more than 8 trials are to be made.
         workers: processes; None for the machine's cores by threads.
+        dry_run: print the resolved configuration, the trials and the passes to expect, and make, load and fetch
+            nothing.
+        gpu: whose seconds to print of a published model's network, with --dry-run.
+        utilisation: the share of its peak that the GPU reaches, for --gpu.
+        memory_budget: the GPU's memory, such as 24GB, for published models: prints what is going to stay there, and
+            refuses what cannot fit before anything is loaded.
     """
 
     out: Path | None = None
@@ -170,8 +177,16 @@ class Execution:
     threads: int = 1
     engine: Literal["auto", "in-process", "processes"] = "auto"
     workers: int | None = None
+    dry_run: bool = False
+    gpu: Gpu | None = None
+    utilisation: float = 0.4
+    memory_budget: str | None = None
 
     def __post_init__(self) -> None:
+        if self.gpu is not None and not self.dry_run:
+            raise ValueError(f"gpu is for --dry-run, which prints its seconds, got {self.gpu}")
+        if not 0.0 < self.utilisation <= 1.0:
+            raise ValueError(f"utilisation must be above 0 and at most 1, got {self.utilisation}")
         if self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
         if self.workers is not None and self.workers < 1:

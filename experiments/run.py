@@ -12,7 +12,9 @@ from rich.console import Console
 
 from experiments.arguments import parse
 from experiments.config import Execution, Experiment, with_prompts
+from experiments.dry_run import print_dry_run
 from experiments.engines import choose_engine, is_ours
+from experiments.memory_plan import check_budget
 from experiments.progress import make_reporter
 from experiments.registry import policy_label
 from experiments.results import Finished, Folder, claim, default_path
@@ -37,8 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _refuse(error)
     out = command.execution.out or default_path(command.preset, experiment)
+    console = _console()
     try:
-        run(experiment, out=out, execution=command.execution)
+        if command.execution.memory_budget is not None:
+            for line in check_budget(experiment, command.execution.memory_budget):
+                console.print(line, soft_wrap=True, highlight=False)
+        if command.execution.dry_run:
+            print_dry_run(experiment, preset=command.preset, out=out, execution=command.execution, console=console)
+        else:
+            run(experiment, out=out, execution=command.execution)
     except KeyboardInterrupt:
         print(f"interrupted: finished trials are kept in {out}, and the same command goes on", file=sys.stderr)
         return INTERRUPTED
@@ -57,9 +66,7 @@ def run(experiment: Experiment, *, out: Path, execution: Execution) -> list[Fini
     """
     from experiments.pictures import to_compare, write_comparisons  # help must not wait for numpy
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
+    console = _console()
     claim(out, experiment)
     console.print(f"writing to {out.resolve()}", soft_wrap=True, highlight=False)
     model = _load(experiment, execution)
@@ -83,6 +90,11 @@ def run(experiment: Experiment, *, out: Path, execution: Execution) -> list[Fini
         if path:
             console.print(f"{name:12}{path}", soft_wrap=True, highlight=False, markup=False)
     return finished
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 def _load(experiment: Experiment, execution: Execution) -> VideoModel:

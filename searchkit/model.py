@@ -5,17 +5,16 @@ Letters: B rows of a batch, T latent frames of a chunk, C channels, h and w late
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from searchkit.batches import Batches
 from searchkit.memory import Block, Memory, MemoryConfig, num_frames, places
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from torch import Tensor
 
     from searchkit.backbones.sampler import Sampler
@@ -50,7 +49,8 @@ class VideoModel:
         latent_shape: C, h, w.
         fps: pixel frames a second.
         checksum: of the weights, so that results can name what made them.
-        max_batch: most rows in one call of the network; 1 makes results independent of the grouping.
+        max_batch: most rows in one call of the network or the decoder; 1 makes results independent of the grouping.
+            Where memory runs out, later calls take at most half as many rows as the one that failed.
         prefix_budget: bytes of prefixes that a level may hold at once; parents that do not fit take turns. Where a
             policy starts a level by itself, to prune while denoising, all prefixes of the level are held.
 
@@ -69,6 +69,8 @@ class VideoModel:
     first_passes: int | None = None
     max_batch: int = 16
     prefix_budget: int = 2**28
+    _network_batches: Batches = field(default_factory=lambda: Batches("the network"), init=False, repr=False)
+    _decoder_batches: Batches = field(default_factory=lambda: Batches("the decoder"), init=False, repr=False)
 
     def __post_init__(self) -> None:
         attended, limit = self.memory.max_attended_frames, self.engine.num_positions
@@ -121,8 +123,8 @@ class VideoModel:
     ) -> tuple[list[Tensor], int]:
         """Returns the network's velocity for each row's `[T, C, h, w]` at its timestep, and how many calls it took."""
         flows: list[Tensor] = [row for row in x]
-        batches = list(self._batches(places))
-        for rows in batches:
+
+        def call(rows: list[int]) -> None:
             flow = self.engine.flow(
                 torch.stack([x[row] for row in rows]),
                 torch.tensor([timesteps[row] for row in rows]),
@@ -130,44 +132,40 @@ class VideoModel:
             )
             for row, part in zip(rows, flow, strict=True):
                 flows[row] = part
-        return flows, len(batches)
+
+        return flows, self._network_batches.run(_lengths(places), self.max_batch, call)
 
     def commit(self, latents: Sequence[Tensor], blocks: Sequence[Block], places: Sequence[Place]) -> int:
         """Fills the blocks of finished chunks by their clean passes; returns how many calls it took."""
-        batches = list(self._batches(places))
-        for rows in batches:
+
+        def call(rows: list[int]) -> None:
             clean = torch.stack([latents[row] for row in rows])
             for row, made in zip(rows, self.engine.clean(clean, **_arguments([places[r] for r in rows])), strict=True):
                 blocks[row].fill(*made)
-        return len(batches)
+
+        return self._network_batches.run(_lengths(places), self.max_batch, call)
 
     def decode(self, latents: Sequence[Tensor], caches: Sequence[Any]) -> tuple[list[Tensor], list[Any]]:
         """Returns each stream's next pixel frames `[F, 3, H, W]` in [0, 1] and its new decoder cache."""
         frames: list[Tensor] = list(latents)
         after = list(caches)
-        for rows in grouped(
-            [(cache is None, len(part)) for cache, part in zip(caches, latents, strict=True)], self.max_batch
-        ):
+
+        def call(rows: list[int]) -> None:
             decoded, new = self.decoder.decode(
                 torch.stack([latents[row] for row in rows]), [caches[row] for row in rows]
             )
             for row, part, cache in zip(rows, decoded, new, strict=True):
                 # A copy, as a view would keep the frames of pruned candidates alive.
                 frames[row], after[row] = part.clone(), cache
+
+        alike = [(cache is None, len(part)) for cache, part in zip(caches, latents, strict=True)]
+        self._decoder_batches.run(alike, self.max_batch, call)
         return frames, after
 
-    def _batches(self, places: Sequence[Place]) -> Iterator[list[int]]:
-        """Yields rows whose prefixes have the same layout."""
-        return grouped([place.prefix.num_tokens for place in places], self.max_batch)
 
-
-def grouped(keys: Sequence[Hashable], most: int) -> Iterator[list[int]]:
-    """Yields the indices of equal keys together, `most` at a time, in the order of their first appearance."""
-    groups: dict[Hashable, list[int]] = {}
-    for index, key in enumerate(keys):
-        groups.setdefault(key, []).append(index)
-    for indices in groups.values():
-        yield from (indices[start : start + most] for start in range(0, len(indices), most))
+def _lengths(places: Sequence[Place]) -> list[int]:
+    """Returns the tokens of the rows' prefixes, which must be equal within a batch."""
+    return [place.prefix.num_tokens for place in places]
 
 
 def _arguments(places: Sequence[Place]) -> dict[str, Any]:

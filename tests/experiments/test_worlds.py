@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from experiments.arguments import parse
+from experiments.budget import at_budget
 from experiments.config import Execution, Experiment, with_prompts
 from experiments.engines import choose_engine, in_process
 from experiments.presets import PRESETS
@@ -22,7 +23,7 @@ from experiments.run import main
 from experiments.trials import Outcome, run_trial
 from experiments.worlds import loading, wan, world_of
 from experiments.worlds.options import Published
-from policies import BestOfNPerChunk, Greedy, StreamT1
+from policies import BestOfNPerChunk, FrontLoading, Greedy, StreamT1
 from searchkit.backbones.presets import MODELS
 from searchkit.rewards import registry
 from searchkit.rewards.registry import Rewards
@@ -236,12 +237,10 @@ def test_model_brings_its_memory_to_another_preset():
     assert [policy_label(policy) for policy in experiment.policies] == ["stream-t1"]
 
 
-def test_budget_is_in_the_models_own_passes():
-    [policy] = parse(
-        ["--model", "causal-forcing-2step", "--policy", "front-loading", "--budget", "8x"]
-    ).experiment.policies
-    [four] = parse(["--model", "longlive", "--policy", "front-loading", "--budget", "4x"]).experiment.policies
-    assert policy == four
+def test_budget_is_in_the_models_own_passes_and_chunks():
+    line = ["--model", "causal-forcing-2step", "--policy", "front-loading", "--budget", "8x"]
+    [policy] = parse(line).experiment.policies
+    assert policy == at_budget(FrontLoading(), 8, passes_a_chunk=2, num_chunks=21) != at_budget(FrontLoading(), 8)
 
 
 def test_shapes_experiments_are_told_apart_as_before():

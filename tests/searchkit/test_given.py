@@ -82,7 +82,7 @@ def test_final_pick_is_charged_for_decoding_what_was_given(make_stream):
 
 
 def test_given_frames_leave_room_in_the_rotary_table(make_stream):
-    with pytest.raises(ValueError, match="given must be less than 1024 latent frames, .* got 2000"):
+    with pytest.raises(ValueError, match=r"given must be less than 1024 latent frames, .* got 2000"):
         make_stream(given=torch.zeros(2000, 4, 4, 4))
 
 
