@@ -129,7 +129,7 @@ def _make_trials(folder: Folder, console: Console, tracking: Tracking, execution
 
 
 def _line(result: Result) -> str:
-    scores = ", ".join(f"{row.name.removeprefix('search ')} {row.read(result):{row.form}}" for row in headlines(result))
+    scores = ", ".join(f"{row.name.removeprefix('search ')} {row.shown(row.read(result))}" for row in headlines(result))
     return (
         f"{result.label}, seed {result.seed}, {result.prompt!r}: {scores}, "
         f"{result.cost.passes:.0f} passes, {result.cost.seconds:.1f} s"
