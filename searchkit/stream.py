@@ -53,6 +53,18 @@ class Draft(NamedTuple):
     cost: Cost
 
 
+class Made(NamedTuple):
+    """What is enough to have a candidate again: its request, what came of it, and whether it held its prefix.
+
+    latents: `[T, C, h, w]`.
+    """
+
+    request: Request[StreamState]
+    scores: Scores
+    latents: Tensor
+    has_prefix: bool = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stream:
     """A stream of a video model as a search problem (see `StagedProblem`).
@@ -261,6 +273,35 @@ class Stream:
             Child(self._state(draft, one, score), score, draft.cost + spent)
             for draft, one, score in zip(drafts, decoded, scores, strict=True)
         ]
+
+    @torch.no_grad()
+    def restore(self, made: Sequence[Made]) -> list[StreamState]:
+        """Returns the children that some requests of one level had, neither denoised nor scored anew.
+
+        Their parents' clean passes run where they are due, and the chunks are decoded where scores need frames: what a
+        chunk remembers of those before it is in no chunk's latents. The children are equal to those that `expand`
+        returned, bit for bit under the same grouping.
+
+        Raises:
+            ValueError: an action that the stream cannot take.
+        """
+        states: dict[int, StreamState] = {}
+        average = functools.cache(averaged)
+        for rows in in_turns([one.request for one in made], self.model.prefix_budget):
+            restored = self._restore([made[row] for row in rows], average)
+            states |= zip(rows, restored, strict=True)
+        return [states[row] for row in range(len(made))]
+
+    def _restore(self, made: Sequence[Made], average: Average) -> list[StreamState]:
+        drafts = self._start([one.request for one in made], (), average)
+        latents = [one.latents for one in made]
+        decoded = DECODERS[self.decoding]([one.request.state for one in made], latents, self.long_window)
+        states = []
+        for draft, seen, one in zip(drafts, decoded, made, strict=True):
+            states.append(self._state(draft._replace(x=one.latents), seen, one.scores))
+            if not one.has_prefix:
+                states[-1].drop_prefix()
+        return states
 
     def score_whole(self, states: Sequence[StreamState]) -> list[Whole]:
         """Returns the scorer's score of each whole video; nothing is spent where the window still holds it all.
