@@ -164,6 +164,8 @@ class Execution:
             "in-process" makes one after the other; "auto" takes processes where the model is
             shapes and more than 8 trials are to be made.
         workers: processes; None for the machine's cores by threads.
+        clips: keep small moving pictures of every candidate, which the report's tree shows.
+        replay: a trial's folder, to make that trial again and say whether it is the same; nothing else is done.
         dry_run: print the resolved configuration, the trials and the passes to expect, and make, load and fetch
             nothing.
         gpu: whose seconds to print of a published model's network, with --dry-run.
@@ -177,6 +179,8 @@ class Execution:
     threads: int = 1
     engine: Literal["auto", "in-process", "processes"] = "auto"
     workers: int | None = None
+    clips: bool = True
+    replay: Path | None = None
     dry_run: bool = False
     gpu: Gpu | None = None
     utilisation: float = 0.4

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -127,8 +128,16 @@ def _warm_up(folder: Folder) -> None:
 def _make(folder: Folder, trial: Trial, *, on_chunk: Callable[[int], None]) -> Finished:
     """Returns a trial that is made, measured and stored."""
     try:
+        folder.known_scores.refresh()
         stream = world_of(folder.experiment).make_stream(folder.experiment, trial.prompt)
-        outcome = run_trial(folder.experiment, trial, stream=stream, on_chunk=on_chunk)
+        outcome = run_trial(
+            folder.experiment,
+            trial,
+            stream=replace(stream, known=folder.known_scores),
+            on_chunk=on_chunk,
+            journal=folder.journal(trial),
+            has_clips=folder.has_clips,
+        )
         return folder.store(trial, outcome, fps=stream.model.fps)
     except Exception as error:
         if isinstance(error, ValueError) and is_ours(error):

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from searchkit.files import written_whole
+
 if TYPE_CHECKING:
     from experiments.results import Finished
     from searchkit.video import Pixels
@@ -63,7 +65,8 @@ def write_comparisons(folder: Path, finished: Sequence[Finished], *, fps: int) -
         for one in trials:
             shutil.copyfile(one.video, place / f"seed{seed}-{_slug(one.result.label)}.mp4")
         videos = {one.result.label: read_video(one.video) for one in trials}
-        write_video(sheet.with_suffix(".mp4"), side_by_side(videos, title=prompt), fps)
+        with written_whole(sheet.with_suffix(".mp4")) as path:
+            write_video(path, side_by_side(videos, title=prompt), fps)
         save_picture(sheet, contact_sheet(videos, title=prompt, fps=fps))
     return sheets
 
@@ -103,7 +106,8 @@ def save_picture(path: Path, picture: Pixels) -> None:
     from matplotlib.image import imsave
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    imsave(path, picture)
+    with written_whole(path) as beside:
+        imsave(beside, picture)
 
 
 def _slug(text: str) -> str:

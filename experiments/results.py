@@ -1,37 +1,51 @@
 """What an experiment leaves behind: a folder a trial, named by the hash of what determines its result, and tables.
 
     OUT/experiment.json             marks the folder, and says whose it is
-    OUT/trials/HASH/trial.json      identity, result; video.mp4 and candidates.parquet lie beside it
+    OUT/trials/HASH/trial.json      identity, result, what made it; video.mp4, clips/ and candidates.parquet beside it
+    OUT/trials/.HASH.unfinished/    the journal of a search that was not finished
+    OUT/scores/                     scores of candidates that may come again
     OUT/results.parquet             one row a trial
     OUT/candidates.parquet          one row a candidate
     OUT/segments.parquet            one row for every 5 s of a trial's video
 
-A trial's folder is written beside its place and renamed when finished: one that is there is whole.
+A trial's folder is written beside its place and renamed when finished: one that is there is whole, and one that is not
+whole any more is set aside.
 """
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from experiments.clips import Cell, write_clips
 from experiments.config import Experiment, Trial
+from experiments.manifest import fingerprint
 from experiments.registry import flat, plain, policy_name
 from experiments.trials import Outcome, Point, Result, Segment, Sight
 from experiments.worlds import headline_first, world_of
 from searchkit.cost import Cost
+from searchkit.files import written_whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from searchkit.rewards.known import KnownScores
+
+log = logging.getLogger(__name__)
 
 MARKER = "experiment.json"
-FORMAT = 4  # of the folder
+FORMAT = 5  # of the folder
 # Types of columns of nulls that hold no measure.
 WITHOUT_VALUES = {"asked_passes": "int64", "pruned_after": "int64"}
 
@@ -62,61 +76,94 @@ class Folder:
 
     Args:
         model_checksum: of the weights that make and score the videos.
+        has_clips: whether trials keep pictures of their candidates.
     """
 
-    def __init__(self, path: Path, experiment: Experiment, *, model_checksum: str) -> None:
+    def __init__(self, path: Path, experiment: Experiment, *, model_checksum: str, has_clips: bool = True) -> None:
         self.path = path
         self.experiment = experiment
+        self.has_clips = has_clips
         self._model_checksum = model_checksum
 
     def place(self, trial: Trial) -> Path:
         """Returns where a trial's folder is, or will be."""
-        text = json.dumps(self._identity(trial), sort_keys=True)
-        return self.path / "trials" / hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self.path / "trials" / _hash(self._identity(trial))
+
+    def journal(self, trial: Trial) -> Path:
+        """Returns where a trial is written down until it is finished."""
+        return self._beside(trial, "unfinished")
 
     def find(self, trial: Trial) -> Finished | None:
-        """Returns the trial if it is done."""
+        """Returns the trial if it is done; one that is damaged is set aside, and is not done."""
         folder = self.place(trial)
         if not folder.exists():
             return None
         try:
-            stored = json.loads((folder / "trial.json").read_text())["result"]
-            read = {
-                "cost": Cost(**stored["cost"]),
-                "curve": tuple(Point(**point) for point in stored["curve"]),
-                "segments": tuple(
-                    Segment(one["start_second"], _without_nulls(one["measures"])) for one in stored["segments"]
-                ),
-                **{name: _without_nulls(stored[name]) for name in ("measures", "facts")},
-            }
-            result = Result(**{**stored, **read})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"trial folder {folder} is damaged: delete it, and its trial is run again") from error
+            stored = json.loads((folder / "trial.json").read_text())
+            result = _result(stored["result"])
+            damaged = [name for name, size in stored["files"].items() if _size(folder / name) != size]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            damaged = ["trial.json"]
+        if damaged:
+            self._set_aside(folder, damaged[0])
+            return None
         return Finished(trial=trial, result=result, folder=folder)
 
     def store(self, trial: Trial, outcome: Outcome, *, fps: int) -> Finished:
-        """Writes a finished trial."""
+        """Writes a finished trial.
+
+        Raises:
+            OSError: it cannot be written; nothing of it is left then but its journal.
+        """
         from searchkit.video import write_video
 
-        folder = self.place(trial)
-        unfinished = folder.with_name(f".{folder.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        write_video(unfinished / "video.mp4", outcome.pixels, fps)
-        result = outcome.result
-        stored = {
-            **asdict(result),
-            "curve": [point._asdict() for point in result.curve],
-            "segments": [
-                {"start_second": one.start_second, "measures": _with_nulls(one.measures)} for one in result.segments
-            ],
-            **{name: _with_nulls(getattr(result, name)) for name in ("measures", "facts")},
-        }
-        trial_json = {"identity": self._identity(trial), "result": stored}
-        (unfinished / "trial.json").write_text(json.dumps(trial_json, indent=1, allow_nan=False))
-        _write_table(unfinished / "candidates.parquet", _candidate_rows(outcome, folder.name))
-        os.replace(unfinished, folder)
-        return Finished(trial=trial, result=result, folder=folder)
+        folder, beside = self.place(trial), self._beside(trial, "stored")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        try:
+            write_video(beside / "video.mp4", outcome.pixels, fps)
+            order = [record.lineage for record in outcome.records if record.pruned_after is None]
+            size = Cell(*outcome.pixels.shape[1:3])
+            write_clips(beside / "clips", outcome.sheets, order, size=size, fps=fps)
+            _write_table(beside / "candidates.parquet", _candidate_rows(outcome, folder.name))
+            files = {str(path.relative_to(beside)): path.stat().st_size for path in beside.rglob("*") if path.is_file()}
+            stored = {
+                "identity": self._identity(trial),
+                "result": _stored(outcome.result),
+                "pixels": fingerprint(outcome.pixels),
+                "made-with": outcome.made_with,
+                "files": files,
+            }
+            (beside / "trial.json").write_text(json.dumps(stored, indent=1, allow_nan=False))
+            if not folder.exists():  # what a process has stored that has died since is the same
+                os.replace(beside, folder)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        for left in (beside, self.journal(trial)):
+            shutil.rmtree(left, ignore_errors=True)
+        return Finished(trial=trial, result=outcome.result, folder=folder)
+
+    @functools.cached_property
+    def known_scores(self) -> KnownScores:
+        """The scores that trials of this folder share."""
+        from searchkit.rewards.known import KnownScores
+
+        return KnownScores(self.path / "scores", scored_by=_hash(self._shared()))
+
+    def _beside(self, trial: Trial, what: str) -> Path:
+        place = self.place(trial)
+        return place.with_name(f".{place.name}.{what}")
+
+    def _set_aside(self, folder: Path, damaged: str) -> None:
+        aside = folder.with_name(f".{folder.name}.damaged-{time.time_ns()}")
+        os.replace(folder, aside)
+        log.warning(
+            "trial folder %s is damaged (%s): it is set aside as %s, and the trial is run again",
+            folder,
+            damaged,
+            aside.name,
+        )
 
     def write_tables(self, finished: Sequence[Finished]) -> Tables:
         """Writes the tables of the experiment and returns their paths."""
@@ -126,7 +173,7 @@ class Folder:
         tables = Tables(*(self.path / f"{name}.parquet" for name in Tables._fields))
         _write_table(tables.results, [self._row(one) for one in finished])
         candidates = [pq.ParquetFile(one.folder / "candidates.parquet").read() for one in finished]
-        pq.write_table(pa.concat_tables(candidates), tables.candidates)
+        _write_parquet(tables.candidates, pa.concat_tables(candidates))
         _write_table(tables.segments, [row for one in finished for row in _segment_rows(one)])
         return tables
 
@@ -145,20 +192,28 @@ class Folder:
             "video": str(one.video.relative_to(self.path)),
         }
 
-    def _identity(self, trial: Trial) -> dict[str, Any]:
+    def _shared(self) -> dict[str, Any]:
+        """Returns what determines the results of all trials alike."""
         settings = plain(self.experiment.settings())
-        for name in ("prompts", "seeds"):  # the trial's own are below
+        for name in ("prompts", "seeds"):  # a trial has its own
             del settings[name]
         return {
             "format": FORMAT,
             "model": self._model_checksum,
             "other-weights": world_of(self.experiment).weights(self.experiment),
-            "code": _code_hash(type(trial.policy), world_of(self.experiment).sources(self.experiment)),
+            "code": _code_hash(world_of(self.experiment).sources(self.experiment)),
+            **settings,
+        }
+
+    def _identity(self, trial: Trial) -> dict[str, Any]:
+        own = getattr(sys.modules[type(trial.policy).__module__], "__file__", None)  # a class typed in has none
+        return {
+            **self._shared(),
             "policy": policy_name(trial.policy),
+            "policy-code": _code_hash((Path(own),)) if own else None,
             "options": plain(flat(trial.policy)),
             "prompt": trial.prompt,
             "seed": trial.seed,
-            **settings,
         }
 
 
@@ -166,47 +221,6 @@ def default_path(preset: str, experiment: Experiment) -> Path:
     """Returns a folder of the experiment's own under runs/."""
     text = json.dumps(experiment.describe(), sort_keys=True)
     return Path("runs") / f"{preset}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def claim(path: Path, experiment: Experiment) -> None:
-    """Makes and marks an experiment's output folder.
-
-    Raises:
-        ValueError: the folder cannot be written, or holds another experiment or other files.
-    """
-    marker = path / MARKER
-    described = experiment.describe()
-    try:
-        if marker.exists():
-            _check_same(path, json.loads(marker.read_text()), described)
-            if not os.access(path, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            return
-        path.mkdir(parents=True, exist_ok=True)
-        if any(not entry.name.startswith(".") for entry in path.iterdir()):
-            raise ValueError(f"output folder {path} holds files that are not an experiment's: choose another --out")
-        draft = path / f".{MARKER}"
-        draft.write_text(json.dumps({"format": FORMAT, "experiment": described}, indent=1))
-        os.replace(draft, marker)
-    except OSError as error:
-        raise ValueError(f"output folder {path} cannot be written: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"output folder {path} has a damaged {MARKER}: choose another --out") from error
-
-
-def _check_same(path: Path, marker: Any, described: dict[str, Any]) -> None:
-    held = marker.get("experiment", {}) if isinstance(marker, dict) else {}
-    for name, value in described.items():
-        if held.get(name) != value:
-            raise ValueError(
-                f"output folder {path} holds another experiment ({name}: {_short(held.get(name))} there, "
-                f"{_short(value)} here): choose another --out"
-            )
-
-
-def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) < 70 else f"{text[:67]}..."
 
 
 def _candidate_rows(outcome: Outcome, trial: str) -> list[dict[str, Any]]:
@@ -264,7 +278,6 @@ def _names(result: Result, trial: str) -> dict[str, Any]:
 def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows as a table; a column without any value has a type, too, so that tables of trials fit together."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     table = pa.Table.from_pylist(list(rows))
     types = [
@@ -273,15 +286,51 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         else field
         for field in table.schema
     ]
-    pq.write_table(table.cast(pa.schema(types)), path)
+    _write_parquet(path, table.cast(pa.schema(types)))
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    import pyarrow.parquet as pq
+
+    with written_whole(path) as beside:
+        pq.write_table(table, beside)
+
+
+def _stored(result: Result) -> dict[str, Any]:
+    """Returns a result as plain values for JSON; `_result` reads it back."""
+    segments = [{"start_second": one.start_second, "measures": _with_nulls(one.measures)} for one in result.segments]
+    return {
+        **asdict(result),
+        "curve": [point._asdict() for point in result.curve],
+        "segments": segments,
+        **{name: _with_nulls(getattr(result, name)) for name in ("measures", "facts")},
+    }
+
+
+def _result(stored: Mapping[str, Any]) -> Result:
+    segments = (Segment(one["start_second"], _without_nulls(one["measures"])) for one in stored["segments"])
+    read = {
+        "cost": Cost(**stored["cost"]),
+        "curve": tuple(Point(**point) for point in stored["curve"]),
+        "segments": tuple(segments),
+        **{name: _without_nulls(stored[name]) for name in ("measures", "facts")},
+    }
+    return Result(**{**stored, **read})
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _hash(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @functools.cache
-def _code_hash(policy: type[Any], sources: tuple[Path, ...]) -> str:
-    """Returns a hash of the code that results depend on: folders and files, and the file of the policy's class."""
+def _code_hash(sources: tuple[Path, ...]) -> str:
+    """Returns a hash of the code in folders and files."""
     files = [file for source in sources for file in (sorted(source.rglob("*.py")) if source.is_dir() else [source])]
-    own = getattr(sys.modules[policy.__module__], "__file__", None)  # a class typed into a prompt has none
     digest = hashlib.sha256()
-    for file in (*files, *([Path(own)] if own else [])):
+    for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from experiments.arguments import parse
+from experiments.claim import claimed
 from experiments.config import Execution, Experiment, with_prompts
 from experiments.dry_run import print_dry_run
 from experiments.engines import choose_engine, is_ours
 from experiments.memory_plan import check_budget
 from experiments.progress import make_reporter
 from experiments.registry import policy_label
-from experiments.results import Finished, Folder, claim, default_path
+from experiments.results import Finished, Folder, default_path
 from experiments.summary import headlines, print_summary
 from experiments.tracking import Tracking
 from experiments.trials import Result
@@ -41,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = command.execution.out or default_path(command.preset, experiment)
     console = _console()
     try:
+        if command.execution.replay is not None:
+            return _replay(command.execution.replay, console)
         if command.execution.memory_budget is not None:
             for line in check_budget(experiment, command.execution.memory_budget):
                 console.print(line, soft_wrap=True, highlight=False)
@@ -54,8 +58,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if not is_ours(error):  # a fault in a policy of the user's own needs its traceback
             raise
-        return _refuse(error)
+        return _refuse(error if isinstance(error, ValueError) else _in_words(error, out))
     return 0
+
+
+def _replay(folder: Path, console: Console) -> int:
+    """Prints what became of a trial that is made again, and returns 0 if it is the same, else 1."""
+    from experiments.replay import BIT_EQUAL, replay
+
+    sentences = []
+    for sentence in replay(folder):
+        sentences.append(sentence)
+        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+    return 0 if sentences[-1] == BIT_EQUAL else 1
+
+
+def _in_words(error: OSError, out: Path) -> ValueError:
+    """Returns what the system could not do, and what becomes of the experiment."""
+    is_full = any(isinstance(one, OSError) and one.errno == errno.ENOSPC for one in (error, error.__cause__))
+    where = f" ({error.filename})" if error.filename else ""
+    reason = "no space is left on the disk" if is_full else error.strerror or str(error)
+    return ValueError(f"{reason}{where}: finished trials are kept in {out}, and the same command goes on")
 
 
 def run(experiment: Experiment, *, out: Path, execution: Execution) -> list[Finished]:
@@ -64,13 +87,17 @@ def run(experiment: Experiment, *, out: Path, execution: Execution) -> list[Fini
     Raises:
         ValueError: something that was asked for cannot be done; one sentence says what.
     """
+    console = _console()
+    console.print(f"writing to {out.resolve()}", soft_wrap=True, highlight=False)
+    with claimed(out, experiment):
+        return _run(experiment, out=out, execution=execution, console=console)
+
+
+def _run(experiment: Experiment, *, out: Path, execution: Execution, console: Console) -> list[Finished]:
     from experiments.pictures import to_compare, write_comparisons  # help must not wait for numpy
 
-    console = _console()
-    claim(out, experiment)
-    console.print(f"writing to {out.resolve()}", soft_wrap=True, highlight=False)
     model = _load(experiment, execution)
-    folder = Folder(out, experiment, model_checksum=model.checksum)
+    folder = Folder(out, experiment, model_checksum=model.checksum, has_clips=execution.clips)
     with Tracking(experiment, folder=out, group=out.resolve().name, mode=execution.wandb) as tracking:
         finished = _make_trials(folder, console, tracking, execution)
     tables = folder.write_tables(finished)

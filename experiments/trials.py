@@ -11,17 +11,23 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from experiments.clips import Lineage, Sheet, sheet_of
 from experiments.config import Experiment, Trial
+from experiments.manifest import manifest
 from experiments.registry import policy_label
 from experiments.worlds import Clip, Measured, world_of
 from policies import Greedy
 from searchkit.cost import Cost, total
-from searchkit.types import Action, Child, Record
+from searchkit.types import Action, Child, Record, SearchOutput
 from searchkit.wrappers import Budgeted, Watched
 
 if TYPE_CHECKING:  # torch is not needed to say what went wrong with an option
+    from pathlib import Path
+
+    from torch import Tensor
+
     from searchkit.state import StreamState
     from searchkit.stream import Stream
     from searchkit.video import Pixels
@@ -91,13 +97,17 @@ class Outcome(NamedTuple):
     sights: what was seen of candidates, by their lineages; none of those that were not finished.
     chosen: the actions of the chosen video's chunks.
     pixels: its `[F, H, W, 3]`.
+    made_with: see `experiments.manifest`.
+    sheets: pictures of the candidates, level by level.
     """
 
     result: Result
     records: tuple[Record, ...]
-    sights: Mapping[tuple[Action, ...], Sight]
-    chosen: tuple[Action, ...]
+    sights: Mapping[Lineage, Sight]
+    chosen: Lineage
     pixels: Pixels
+    made_with: Mapping[str, Any]
+    sheets: tuple[Sheet, ...] = ()
 
 
 def warm_up(stream: Stream) -> None:
@@ -105,29 +115,33 @@ def warm_up(stream: Stream) -> None:
     Greedy()(replace(stream, horizon=1), seed=0)
 
 
-def run_trial(experiment: Experiment, trial: Trial, *, stream: Stream, on_chunk: Callable[[int], None]) -> Outcome:
+def run_trial(
+    experiment: Experiment,
+    trial: Trial,
+    *,
+    stream: Stream,
+    on_chunk: Callable[[int], None],
+    journal: Path | None = None,
+    has_clips: bool = False,
+) -> Outcome:
     """Searches and measures.
 
     Args:
         on_chunk: told the number of chunks made so far after every level.
+        journal: folder from which a search goes on that was stopped, and where it is written down; None for neither.
+        has_clips: whether to make pictures of the candidates.
 
     Raises:
         ValueError: the policy or a score is at fault.
+        OSError: the journal cannot be written.
     """
     import numpy as np
 
     from searchkit.video import to_pixels
 
     world = world_of(experiment)
-    onlooker = Onlooker(world.window_truth) if experiment.measure_candidates else None
-
-    def on_level(children: Sequence[Child[StreamState]]) -> None:
-        if onlooker is not None:
-            onlooker.look(children)
-        on_chunk(max(child.state.chunk for child in children))
-
-    budgeted = Budgeted(stream, passes=experiment.max_passes, seconds=experiment.max_seconds)
-    output = trial.policy(Watched(budgeted, on_level=on_level), seed=trial.seed)
+    onlooker = Onlooker(truth_of=world.window_truth if experiment.measure_candidates else None, has_clips=has_clips)
+    output = _search(experiment, trial, stream=stream, on_chunk=on_chunk, journal=journal, onlooker=onlooker)
     reward = stream.score_whole([output.best])[0].score
     if not math.isfinite(reward):
         raise ValueError(f"the reward of the whole video is {reward} for {trial.prompt!r}, seed {trial.seed}")
@@ -147,26 +161,82 @@ def run_trial(experiment: Experiment, trial: Trial, *, stream: Stream, on_chunk:
         segments=segments,
         facts=whole.facts,
     )
-    return Outcome(result, output.records, onlooker.sights if onlooker else {}, chosen, np.concatenate(pieces))
+    made_with = manifest(experiment, trial, stream.model)
+    pixels = np.concatenate(pieces)
+    return Outcome(result, output.records, onlooker.sights, chosen, pixels, made_with, tuple(onlooker.sheets))
 
 
-@dataclass
+def _search(
+    experiment: Experiment,
+    trial: Trial,
+    *,
+    stream: Stream,
+    on_chunk: Callable[[int], None],
+    journal: Path | None,
+    onlooker: Onlooker,
+) -> SearchOutput[StreamState]:
+    """Returns what the policy finds, its best state as one of the stream's own."""
+    from searchkit.journal import Journaled
+
+    def on_level(children: Sequence[Child[StreamState]]) -> None:
+        if journal is None:
+            onlooker.keep(children, onlooker.look(children))
+        on_chunk(max(child.state.chunk for child in children))
+
+    journaled = None if journal is None else Journaled(stream, folder=journal)
+    if journaled is not None:
+        journaled.observe, journaled.told = onlooker.look, onlooker.keep
+    budgeted = Budgeted(journaled or stream, passes=experiment.max_passes, seconds=experiment.max_seconds)
+    output = trial.policy(Watched(budgeted, on_level=on_level), seed=trial.seed)
+    return output if journaled is None else output._replace(best=journaled.real([output.best])[0])
+
+
+@dataclass(kw_only=True)
 class Onlooker:
     """Looks at every candidate of a search.
 
     Attributes:
-        truth_of: a candidate's truth, if anybody knows it.
+        truth_of: a candidate's truth, if anybody knows it; None to leave candidates unmeasured.
+        has_clips: whether to make pictures.
         sights: of the candidates seen, by their lineages.
+        sheets: pictures of the candidates, level by level.
     """
 
-    truth_of: Callable[[StreamState], float | None]
-    sights: dict[tuple[Action, ...], Sight] = field(default_factory=dict)
+    truth_of: Callable[[StreamState], float | None] | None
+    has_clips: bool = False
+    sights: dict[Lineage, Sight] = field(default_factory=dict)
+    sheets: list[Sheet] = field(default_factory=list)
 
-    def look(self, children: Sequence[Child[StreamState]]) -> None:
-        """Looks at a level."""
-        diversity = _diversity([child.state for child in children])
-        for child in children:
-            self.sights[child.state.actions] = Sight(self.truth_of(child.state), diversity)
+    def look(self, children: Sequence[Child[StreamState]]) -> dict[str, Tensor]:
+        """Returns what is seen of a level, for a journal to keep; nan for what nobody knows."""
+        import torch
+
+        states = [child.state for child in children]
+        seen: dict[str, Tensor] = {}
+        if self.truth_of is not None:
+            seen["truth"] = torch.tensor([_or_nan(self.truth_of(state)) for state in states], dtype=torch.float64)
+            seen["diversity"] = torch.tensor(_or_nan(_diversity(states)), dtype=torch.float64)
+        if self.has_clips and (jpeg := sheet_of(states)):
+            seen["sheet"] = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
+        return seen
+
+    def keep(self, children: Sequence[Child[StreamState]], seen: Mapping[str, Tensor]) -> None:
+        """Keeps what was seen of a level."""
+        lineages = [child.state.actions for child in children]
+        if "truth" in seen:
+            diversity = _or_none(float(seen["diversity"]))
+            for lineage, truth in zip(lineages, seen["truth"].tolist(), strict=True):
+                self.sights[lineage] = Sight(_or_none(truth), diversity)
+        if "sheet" in seen:
+            self.sheets.append(Sheet(tuple(lineages), seen["sheet"].numpy().tobytes()))
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _clips(state: StreamState, pieces: Sequence[Pixels], *, fps: int) -> Iterator[Clip]:

@@ -277,11 +277,12 @@ class Journaled(Wrapper[StreamState]):
         return drafts
 
     def _write(self, tensors: Mapping[str, Tensor]) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         metadata = {"format": str(FORMAT), "calls": json.dumps(self._calls)}
+        content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=metadata)
         with written_whole(self._path(self._next)) as path:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
+            path.write_bytes(content)
         self._calls = []
         self._next += 1
 

@@ -22,6 +22,7 @@ from searchkit.memory import Average, Block, Memory, averaged, make_room, push
 from searchkit.model import Place, Prompt, VideoModel
 from searchkit.noise import derive_seed, draw, propagate
 from searchkit.rewards import Scorer, View
+from searchkit.rewards.known import KnownScores, Scored
 from searchkit.schedule import cues
 from searchkit.state import Chunk, StreamState, Unfilled
 from searchkit.switch import switched
@@ -79,6 +80,7 @@ class Stream:
         decoding: "streamed" decodes every chunk once, after those before it; "cold" decodes what a score is to see
             from nothing, as Stream-T1's release does: the chunk alone for the short score, and the window for the
             long one, whose first frames then differ from the video's.
+        known: scores that were given before, by the same scorer to the same streams; None to score everything anew.
     """
 
     model: VideoModel
@@ -88,6 +90,7 @@ class Stream:
     horizon: int | None = 7
     long_window: int = 10
     decoding: Decoding = "streamed"
+    known: KnownScores | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.horizon is not None and self.horizon < 1:
@@ -371,18 +374,23 @@ class Stream:
         began = now()
         decoded = DECODERS[self.decoding]([draft.request.state for draft in drafts], latents, self.long_window)
         decoding = now() - began
-        # In the model's batches, so that a limit of 1 makes scores independent of the grouping, too.
-        most, views = self.model.max_batch, [one.view for one in decoded]
-        scores = [
-            score for first in range(0, len(views), most) for score in self.scorer.score(views[first : first + most])
-        ]
+        views = [one.view for one in decoded]
+        scored = self._score(views) if self.known is None else self.known.complete(views, self._score)
         spent = Cost(
             latent_frames_decoded=sum(one.num_latent_frames for one in decoded),
             frames_scored=sum(len(frames) for view in views for frames in (view.newest, *view.window)),
             seconds_decode=decoding,
-            seconds_score=now() - began - decoding,
+            seconds_score=sum(one.seconds for one in scored),
         )
-        return decoded, scores, spent.share(len(drafts))
+        return decoded, [one.scores for one in scored], spent.share(len(drafts))
+
+    def _score(self, views: Sequence[View]) -> list[Scored]:
+        """Returns candidates' scores, in the model's batches: a limit of 1 makes them independent of the grouping."""
+        began, most = now(), self.model.max_batch
+        scores = [
+            score for first in range(0, len(views), most) for score in self.scorer.score(views[first : first + most])
+        ]
+        return [Scored(score, (now() - began) / len(views)) for score in scores]
 
     def _sampler(self, request: Request[StreamState]) -> Sampler:
         return self.model.sampler_of(request.state.chunk, request.action.passes)

@@ -1,6 +1,7 @@
 """What an experiment leaves behind: whole trials only, tables of all of them, and no mixing of experiments."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from experiments.ablations import ABLATIONS
+from experiments.claim import claimed
 from experiments.config import Experiment, Trial
 from experiments.pictures import NUM_TIMES, contact_sheet, side_by_side, to_compare
-from experiments.results import Finished, Folder, claim, default_path
+from experiments.results import Finished, Folder, default_path
 from experiments.run import main
 from experiments.trials import Outcome, Point, Result, Segment, Sight
 from experiments.worlds import TRUTH
@@ -29,8 +31,8 @@ EXPERIMENT = Experiment(prompts=(PROMPT,), num_chunks=2, seeds=(0, 1), policies=
 
 
 def _make_folder(path: Path, experiment: Experiment = EXPERIMENT, checksum: str = "weights") -> Folder:
-    claim(path, experiment)
-    return Folder(path, experiment, model_checksum=checksum)
+    with claimed(path, experiment):
+        return Folder(path, experiment, model_checksum=checksum)
 
 
 def _make_action(seed: int) -> Action:
@@ -70,7 +72,7 @@ def _make_outcome(trial: Trial, *, sees: bool) -> Outcome:
     finished = [record.lineage for record in records if record.pruned_after is None]
     sights = {lineage: Sight(0.1 * lineage[-1].seed, 0.25) for lineage in finished} if sees else {}
     pixels = np.full((21, 64, 64, 3), 200, np.uint8)
-    return Outcome(result, records, sights, (_make_action(2), _make_action(2)), pixels)
+    return Outcome(result, records, sights, (_make_action(2), _make_action(2)), pixels, made_with={})
 
 
 def _make_measures(value: float) -> dict[str, float]:
@@ -234,28 +236,6 @@ def test_missing_measure_is_stored_as_missing(tmp_path):
     assert duckdb.sql(f"select subject, typeof(subject) from '{alone}'").fetchall() == [(None, "DOUBLE")]
 
 
-def test_folder_of_another_experiment_is_refused(tmp_path):
-    claim(tmp_path / "x", EXPERIMENT)
-    claim(tmp_path / "x", EXPERIMENT)  # the same one is welcome
-    with pytest.raises(ValueError, match=r"holds another experiment \(num-chunks: 2 there, 40 here\)"):
-        claim(tmp_path / "x", dataclasses.replace(EXPERIMENT, num_chunks=40))
-    with pytest.raises(ValueError, match="greedy, beam-search there, greedy here"):
-        claim(tmp_path / "x", dataclasses.replace(EXPERIMENT, policies=(Greedy(),)))
-
-
-def test_folder_of_foreign_files_is_refused_and_left_alone(tmp_path):
-    (tmp_path / "thesis.txt").touch()
-    with pytest.raises(ValueError, match="holds files that are not an experiment's"):
-        claim(tmp_path, EXPERIMENT)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-
-
-def test_folder_with_a_damaged_marker_is_refused(tmp_path):
-    (tmp_path / "experiment.json").write_text("{")
-    with pytest.raises(ValueError, match=r"damaged experiment\.json"):
-        claim(tmp_path, EXPERIMENT)
-
-
 def test_default_folder_is_the_experiments_own():
     same = default_path("quick", dataclasses.replace(EXPERIMENT))
     assert default_path("quick", EXPERIMENT) == same
@@ -340,10 +320,46 @@ def test_command_stores_what_previews_gave_up(small_world):
     ]
 
 
-def test_damaged_trial_is_named(tmp_path):
+@pytest.mark.parametrize("damage", ["cut", "no-json", "no-video", "short-video", "older"])
+def test_damaged_trial_is_set_aside_and_made_again(damage, tmp_path, caplog):
+    folder = _make_folder(tmp_path / "x")
+    trial, other = EXPERIMENT.trials[:2]
+    one, whole = _store(folder, trial), _store(folder, other)
+    match damage:
+        case "cut":
+            (one.folder / "trial.json").write_text('{"result": {')
+        case "no-json":
+            (one.folder / "trial.json").unlink()
+        case "no-video":
+            (one.folder / "video.mp4").unlink()
+        case "short-video":
+            (one.folder / "video.mp4").write_bytes(b"")
+        case "older":
+            (one.folder / "trial.json").write_text(json.dumps({"result": {"label": "greedy"}}))
+    left = sorted(path.name for path in one.folder.iterdir())
+    assert folder.find(trial) is None and folder.find(other) == whole
+    [sentence] = caplog.messages
+    named = "video.mp4" if "video" in damage else "trial.json"
+    assert sentence.startswith(
+        f"trial folder {one.folder} is damaged ({named}): it is set aside as .{one.folder.name}."
+    )
+    [aside] = (tmp_path / "x/trials").glob(".*damaged*")
+    assert sorted(path.name for path in aside.iterdir()) == left
+    assert _store(folder, trial) == folder.find(trial)
+
+
+def test_trial_that_cannot_be_written_leaves_nothing_but_its_journal(tmp_path, monkeypatch):
     folder = _make_folder(tmp_path / "x")
     trial = EXPERIMENT.trials[0]
-    one = _store(folder, trial)
-    (one.folder / "trial.json").write_text('{"result": {')
-    with pytest.raises(ValueError, match=f"trial folder {one.folder} is damaged"):
-        folder.find(trial)
+    folder.journal(trial).mkdir(parents=True)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            _store(folder, trial)
+    assert [path.name for path in (tmp_path / "x/trials").iterdir()] == [folder.journal(trial).name]
+    _store(folder, trial)
+    assert [path.name for path in (tmp_path / "x/trials").iterdir()] == [folder.place(trial).name]
