@@ -18,12 +18,13 @@ WRONG_INPUT = 2
 PLAIN_WIDTH = 140  # columns where there is no terminal to ask
 
 
-def report(folder: Path, *, failures: int = 8, html: bool = False) -> Path:
+def report(folder: Path, *, failures: int = 8, html: bool = False, preferences: Sequence[Path] = ()) -> Path:
     """Writes and prints the report of a run's folder, and returns the path of its report.md.
 
     Args:
         failures: worst videos to show.
         html: writes report.html as well, one page with videos and search trees.
+        preferences: files that viewers downloaded from its blind comparison.
 
     Raises:
         ValueError: there is no such run, it has no finished trial, or a table is damaged; one sentence names the path.
@@ -37,7 +38,7 @@ def report(folder: Path, *, failures: int = 8, html: bool = False) -> Path:
     if failures < 1:
         raise ValueError(f"failures must be at least 1, got {failures}")
     run = load(folder)
-    title, made = f"Report of {folder.resolve().name}", sections(run, failures=failures)
+    title, made = f"Report of {folder.resolve().name}", sections(run, failures=failures, preferences=preferences)
     path = write(folder / "report", title, preface(run, made), made)
     console = Console()
     show(console if console.is_terminal else Console(width=PLAIN_WIDTH), title, preface(run, made), made)
@@ -51,15 +52,17 @@ def report(folder: Path, *, failures: int = 8, html: bool = False) -> Path:
     return path
 
 
-def sections(run: Run, *, failures: int) -> list[Section]:
+def sections(run: Run, *, failures: int, preferences: Sequence[Path] = ()) -> list[Section]:
     """Returns the sections in the order of the report."""
     from experiments.report.sections import ablations, diversity, drift, hacking, metrics, regret, scaling
     from experiments.report.sections import failures as worst
+    from experiments.report.sections import preferences as blind
 
     return [
         *([metrics.truth(run)] if run.has_truth else []),
         metrics.reward(run),
         metrics.measures(run),
+        *([blind.preferences(run, preferences)] if preferences else []),
         scaling.scaling(run),
         ablations.ablations(run),
         hacking.hacking(run),
@@ -108,7 +111,13 @@ def _meanings(run: Run) -> str:
     return f"{reward}; nothing else measured the videos."
 
 
-def main(folder: Annotated[Path, tyro.conf.Positional], *, failures: int = 8, html: bool = False) -> int:
+def main(
+    folder: Annotated[Path, tyro.conf.Positional],
+    *,
+    failures: int = 8,
+    html: bool = False,
+    preferences: tuple[Path, ...] = (),
+) -> int:
     """Writes FOLDER/report/report.md with plots and tables, and prints its summary.
 
     Args:
@@ -116,9 +125,10 @@ def main(folder: Annotated[Path, tyro.conf.Positional], *, failures: int = 8, ht
         failures: worst videos to show, those with the least truth or, where it was not measured, search reward.
         html: write FOLDER/report/report.html as well: one page with videos, search trees and a blind comparison, that
             opens from disk.
+        preferences: files that viewers downloaded from the page's blind comparison, for a section of win rates.
     """
     try:
-        report(folder, failures=failures, html=html)
+        report(folder, failures=failures, html=html, preferences=preferences)
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:
