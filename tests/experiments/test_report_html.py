@@ -297,17 +297,23 @@ def test_clips_stop_where_their_room_ends(tmp_path):
     assert "left out" in some[1].note
 
 
-def test_large_videos_are_made_smaller_and_the_page_says_so(tmp_path, capsys):
+def test_large_videos_are_made_smaller_once_and_the_page_says_so(tmp_path, capsys):
     folder = _make_run(tmp_path / "run")
     large = folder / "trials/trial0/video.mp4"
     write_video(large, np.full((6, 2 * MAX_HEIGHT, 3 * MAX_HEIGHT, 3), 128, np.uint8), 8)
-    held = read_video(large)
-    (tmp_path / "held.mp4").write_bytes(held.content)
-    frames = read_frames(tmp_path / "held.mp4")
-    assert held.is_smaller and frames.shape == (6, MAX_HEIGHT, 1.5 * MAX_HEIGHT, 3)
+    page = _write_page(folder)
+    (kept,) = (folder / "report/smaller").iterdir()
+    frames = read_frames(kept)
+    assert frames.shape == (6, MAX_HEIGHT, 1.5 * MAX_HEIGHT, 3)
     assert abs(int(frames.mean()) - 128) < 4
-    words = " ".join(_Markup(_write_page(folder).read_text()).words)
-    assert "1 of 6 videos are higher than" in words
+    markup = _Markup(page.read_text())
+    assert base64.b64decode(markup.blocks["video-0"]) == kept.read_bytes()
+    assert "1 of 6 videos are higher than" in " ".join(markup.words)
+    made = kept.stat().st_mtime_ns
+    assert read_video(large, kept=kept).is_smaller and kept.stat().st_mtime_ns == made
+    write_video(large, np.zeros((3, 2 * MAX_HEIGHT, 3 * MAX_HEIGHT, 3), np.uint8), 8)
+    read_video(large, kept=kept)
+    assert len(read_frames(kept)) == 3
 
 
 def test_missing_videos_and_old_tables_leave_the_rest(tmp_path, capsys):

@@ -36,6 +36,7 @@ function allPairs(seed) {
 
 let pairs = [];
 let answers = []; // "left", "right" or "tie", in the order of the pairs
+let numSaved = 0;
 
 async function ask() {
   const next = pairs[answers.length];
@@ -93,6 +94,7 @@ function preferences() {
 function save() {
   const text = JSON.stringify(preferences(), null, 1);
   const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  numSaved = answers.length;
   make("a", { href: url, download: `preferences-${DATA.run}.json` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }
@@ -145,6 +147,9 @@ document.getElementById("undo").addEventListener("click", takeBack);
 document.getElementById("save").addEventListener("click", save);
 order.addEventListener("change", () => { pairs = allPairs(Number(order.value)); ask(); });
 
+addEventListener("beforeunload", (event) => {
+  if (answers.length && answers.length !== numSaved) event.preventDefault(); // the browser asks whether to lose them
+});
 document.addEventListener("keydown", (event) => {
   const isTyping = event.target.matches("input, a, button") && !["ArrowLeft", "ArrowRight", "ArrowDown"].includes(event.key);
   if (document.documentElement.dataset.view !== "blind" || pair.hidden || isTyping || event.target.matches("input")) return;

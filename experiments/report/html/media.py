@@ -7,6 +7,7 @@ for each stored pixel frame, and `clips.json` with the size and the frame rate o
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -40,17 +41,25 @@ class Clips(NamedTuple):
         return sum(map(len, self.sheets.values()))
 
 
-def read_video(path: Path, *, max_height: int = MAX_HEIGHT) -> Video:
-    """Returns a stored video, scaled down if it is higher than `max_height` pixels.
+def read_video(path: Path, *, kept: Path) -> Video:
+    """Returns a stored video, scaled down if it is higher than MAX_HEIGHT pixels.
+
+    Args:
+        kept: the file that keeps a scaled one for the next report; it is made anew where the stored one is newer.
 
     Raises:
-        OSError: the file is missing or is no video.
+        OSError: the stored video is missing or is none, or the scaled one cannot be written.
     """
     from searchkit.video import height_of, smaller
 
-    if height_of(path) <= max_height:
+    if height_of(path) <= MAX_HEIGHT:
         return Video(path.read_bytes(), is_smaller=False)
-    return Video(smaller(path, height=max_height, crf=CRF), is_smaller=True)
+    if not kept.exists() or kept.stat().st_mtime < path.stat().st_mtime:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        draft = kept.with_name(f".{kept.name}")
+        draft.write_bytes(smaller(path, height=MAX_HEIGHT, crf=CRF))
+        os.replace(draft, kept)
+    return Video(kept.read_bytes(), is_smaller=True)
 
 
 def read_clips(folder: Path, num_finished: Mapping[int, int]) -> Clips:

@@ -1,6 +1,5 @@
 // A search as a tree: a column a chunk, a card a candidate. Cards are placed so that children stand beside their parents.
-const CARD = { width: 162, height: 80, across: 38, down: 20, thumb: 68 }; // pixels
-const TOP = 34;
+const TOP = 34, ACROSS = 38, DOWN = 20, NUMBERS = 94; // pixels: over the cards, between them, and of a card's numbers
 const ROUTES = {
   discard: { sign: "✕", done: "discarded" },
   ema_sink: { sign: "≈", done: "averaged into the newest sink" },
@@ -24,8 +23,15 @@ const FATES = {
   pruned: "given up at a preview",
 };
 
-/** Returns the nodes of a stored search with what drawing needs: their places, children, and rank in their level. */
-function grown(search) {
+/** Returns the sizes of a card and of its picture, which is as wide as it is to fit in. */
+function cardOf(cell) {
+  const ratio = cell ? cell.width / cell.height : 1;
+  const height = Math.min(68, 100 / ratio);
+  return { width: NUMBERS + height * ratio, height: 80, thumb: { width: height * ratio, height } };
+}
+
+/** Returns the nodes of a stored search with what drawing needs: their places, and ranks in their levels. */
+function grown(search, card) {
   const nodes = search.nodes.map((values, index) => ({
     index, ...Object.fromEntries(search.fields.map((name, place) => [name, values[place]])),
   }));
@@ -33,21 +39,19 @@ function grown(search) {
   const most = Math.max(...columns.map((column) => column.length));
   columns.forEach((column, place) => {
     column.sort((a, b) => (nodes[a.parent]?.slot ?? 0) - (nodes[b.parent]?.slot ?? 0) || a.index - b.index);
-    const ranked = [...column].sort((a, b) => b.fused - a.fused);
+    const ranked = column.filter((node) => node.row !== null).sort((a, b) => b.fused - a.fused);
     column.forEach((node, slot) => {
       node.slot = slot + (most - column.length) / 2;
-      node.x = place * (CARD.width + CARD.across);
-      node.y = TOP + node.slot * (CARD.height + CARD.down);
-      node.rank = ranked.indexOf(node) + 1;
-      node.others = column.length;
+      node.x = place * (card.width + ACROSS);
+      node.y = TOP + node.slot * (card.height + DOWN);
+      node.rank = ranked.indexOf(node) + 1; // 0 for one that was given up: scores of previews are not compared with others
+      node.standing = node.rank ? `${node.rank} of ${ranked.length}` : `given up after ${node.pruned_after} passes`;
     });
   });
-  for (const name of ["short", "long", "fused"]) {
-    const values = nodes.map((node) => node[name]);
-    const low = Math.min(...values), high = Math.max(...values);
-    for (const node of nodes) node[`${name}Place`] = high > low ? (node[name] - low) / (high - low) : 1;
-  }
-  return { nodes, columns, height: TOP + most * (CARD.height + CARD.down) };
+  const values = nodes.filter((node) => node.rank).map((node) => node.fused);
+  const low = Math.min(...values), high = Math.max(...values);
+  for (const node of nodes) node.place = !node.rank ? 0 : high > low ? (node.fused - low) / (high - low) : 1;
+  return { nodes, columns, height: TOP + most * (card.height + DOWN) };
 }
 
 function pathTo(node, nodes) {
@@ -61,10 +65,12 @@ class TreeView {
     this.trial = trial;
     this.search = search;
     this.cell = search.cell;
-    Object.assign(this, grown(search));
+    this.size = cardOf(this.cell);
+    this.isSmall = this.cell?.height <= 64; // shown with hard pixels
+    Object.assign(this, grown(search, this.size));
     this.sheets = new Map(); // images by chunk
     this.plane = make("div", { class: "plane", role: "group", "aria-label": `Search tree of ${DATA.trials[trial].policy}` });
-    this.plane.style.width = `${search.levels.length * (CARD.width + CARD.across) - CARD.across}px`;
+    this.plane.style.width = `${search.levels.length * (this.size.width + ACROSS) - ACROSS}px`;
     this.plane.style.height = `${this.height + 52}px`;
     this.cards = this.nodes.map((node) => this.card(node));
     this.edges = this.drawEdges();
@@ -85,8 +91,8 @@ class TreeView {
   }
 
   card(node) {
-    const thumb = make("span", { class: "thumb" });
-    const { width, height } = this.thumbSize();
+    const thumb = make("span", { class: this.isSmall ? "thumb small" : "thumb" });
+    const { width, height } = this.size.thumb;
     Object.assign(thumb.style, { width: `${width}px`, height: `${height}px` });
     if (!this.cell || node.row === null) {
       thumb.classList.add("none");
@@ -94,10 +100,9 @@ class TreeView {
     }
     const scores = make("span", { class: "scores" });
     for (const name of ["short", "long", "fused"]) {
-      const value = make("b", { class: name === "fused" ? "fused" : "" }, figures(node[name]));
-      value.style.setProperty("--place", node[`${name}Place`]);
-      scores.append(make("span", {}, name), value);
+      scores.append(make("span", {}, name), make("b", { class: name }, figures(node[name])));
     }
+    scores.lastChild.style.setProperty("--place", node.place); // a bar from the search's worst to its best
     if (node.leaving !== null) {
       scores.append(make("span", { class: `route ${node.route}` }, `${ROUTES[node.route].sign} chunk ${node.leaving}`));
     }
@@ -105,7 +110,7 @@ class TreeView {
       "button",
       {
         type: "button", class: `node ${fate(node)}`, "data-node": node.index, tabindex: -1,
-        "aria-label": `Chunk ${node.chunk}, ${node.rank} of ${node.others} by fused score, ${FATES[fate(node)]}: ` +
+        "aria-label": `Chunk ${node.chunk}, ${node.standing}, ${FATES[fate(node)]}: ` +
           `short ${figures(node.short)}, long ${figures(node.long)}, fused ${figures(node.fused)}`,
         onclick: () => this.player.choose(node),
         onmouseenter: () => this.explain(node), onmouseleave: () => this.forget(),
@@ -115,14 +120,9 @@ class TreeView {
       thumb, scores,
     );
     Object.assign(card.style, {
-      left: `${node.x}px`, top: `${node.y}px`, width: `${CARD.width}px`, height: `${CARD.height}px`,
+      left: `${node.x}px`, top: `${node.y}px`, width: `${this.size.width}px`, height: `${this.size.height}px`,
     });
     return card;
-  }
-
-  thumbSize() {
-    const ratio = this.cell ? this.cell.width / this.cell.height : 1;
-    return ratio > 1 ? { width: CARD.thumb, height: CARD.thumb / ratio } : { width: CARD.thumb * ratio, height: CARD.thumb };
   }
 
   drawEdges() {
@@ -133,7 +133,7 @@ class TreeView {
     for (const node of [...this.nodes].sort((a, b) => order[fate(a)] - order[fate(b)])) {
       const parent = this.nodes[node.parent];
       if (!parent) continue;
-      const from = [parent.x + CARD.width, parent.y + CARD.height / 2], to = [node.x, node.y + CARD.height / 2];
+      const from = [parent.x + this.size.width, parent.y + this.size.height / 2], to = [node.x, node.y + this.size.height / 2];
       const middle = (from[0] + to[0]) / 2;
       const d = `M ${from} C ${middle} ${from[1]} ${middle} ${to[1]} ${to}`;
       edges[node.index] = draw("path", { d, class: `edge ${fate(node)}`, "data-from": parent.index, "data-to": node.index });
@@ -159,20 +159,20 @@ class TreeView {
   drawLevels() {
     const most = Math.max(...this.search.levels.map((level) => level.passes)) || 1;
     this.search.levels.forEach((level, place) => {
-      const left = `${place * (CARD.width + CARD.across)}px`;
+      const left = `${place * (this.size.width + ACROSS)}px`;
       const name = make("span", { class: "chunk-name" }, `chunk ${level.chunk}`);
       name.style.left = left;
       const bar = make("i");
-      bar.style.width = `${Math.max(3, (CARD.width * level.passes) / most)}px`;
+      bar.style.width = `${Math.max(3, (this.size.width * level.passes) / most)}px`;
       const cost = make("span", { class: "level" }, bar, `${+level.passes.toFixed(1)} passes · ${level.seconds.toFixed(2)} s`);
-      Object.assign(cost.style, { left, top: `${this.height + 2}px`, width: `${CARD.width}px` });
+      Object.assign(cost.style, { left, top: `${this.height + 2}px`, width: `${this.size.width}px` });
       this.plane.append(name, cost);
     });
   }
 
   /** Puts the pictures in: a frame from the middle of each candidate's chunk. */
   async show() {
-    const { width, height } = this.thumbSize();
+    const { width, height } = this.size.thumb;
     await Promise.all(this.columns.map(async (column) => {
       const sheet = await this.sheet(column[0].chunk);
       const columns = Math.round(sheet.naturalWidth / this.cell.width), rows = Math.round(sheet.naturalHeight / this.cell.height);
@@ -203,7 +203,7 @@ class TreeView {
     for (const one of pathTo(node, this.nodes)) this.edges[one.index]?.classList.add("traced");
     const rows = [
       ["short", figures(node.short)], ["long", figures(node.long)],
-      ["fused", `${figures(node.fused)}, ${node.rank} of ${node.others}`],
+      ["fused", node.rank ? `${figures(node.fused)}, ${node.standing}` : figures(node.fused)],
       ...(node.truth === null ? [] : [["truth", figures(node.truth)]]),
       ...(node.pruned_after === null ? [] : [["given up after", `${node.pruned_after} passes; scores of a preview`]]),
       ...(node.leaving === null ? [] : [[`chunk ${node.leaving}`, ROUTES[node.route].done]]),
@@ -230,7 +230,7 @@ class TreeView {
   /** Walks with the arrow keys: to the parent, to the best child, up and down in the level. */
   walk(event, node) {
     const column = this.columns.find((one) => one.includes(node)), place = column.indexOf(node);
-    const children = this.nodes.filter((one) => one.parent === node.index).sort((a, b) => a.rank - b.rank);
+    const children = this.nodes.filter((one) => one.parent === node.index).sort((a, b) => (a.rank || Infinity) - (b.rank || Infinity));
     const next = {
       ArrowLeft: this.nodes[node.parent], ArrowRight: children[0], ArrowUp: column[place - 1], ArrowDown: column[place + 1],
     }[event.key];
@@ -246,7 +246,7 @@ class TreeView {
 class ClipPlayer {
   constructor(tree) {
     this.tree = tree;
-    this.canvas = make("canvas", { width: tree.cell?.width ?? 64, height: tree.cell?.height ?? 64 });
+    this.canvas = make("canvas", { width: tree.cell?.width ?? 64, height: tree.cell?.height ?? 64, class: tree.isSmall && "small" });
     this.text = make("p", { "aria-live": "polite" });
     this.button = make("button", { type: "button", disabled: true, onclick: () => this.toggle() }, "Play");
     this.alone = make("input", { type: "checkbox", onchange: () => this.node && this.choose(this.node) });
@@ -281,7 +281,7 @@ class ClipPlayer {
       return Array.from({ length: columns }, (_, column) => ({ node: one, sheet: sheets[place], column }));
     });
     this.say(
-      make("strong", {}, `Chunk ${node.chunk}, ${node.rank} of ${node.others}`),
+      make("strong", {}, `Chunk ${node.chunk}, ${node.standing}`),
       `: ${FATES[fate(node)]}. Short ${figures(node.short)}, long ${figures(node.long)}, fused ${figures(node.fused)}.`,
     );
     this.frame = 0;
@@ -350,6 +350,6 @@ async function toggleTree(button, isOpen) {
 for (const button of document.querySelectorAll("[data-tree]")) {
   button.addEventListener("click", () => toggleTree(button, button.getAttribute("aria-expanded") !== "true"));
 }
-// The first row shows at once what is behind the others' buttons: its last search, which is the most elaborate one.
-const first = [...document.querySelectorAll(".row:first-of-type [data-tree]")].at(-1);
+// The first row with a search shows at once what is behind the others' buttons.
+const first = [...document.querySelector(".choices")?.querySelectorAll("button") ?? []].at(-1);
 if (first) document.addEventListener("view", ({ detail }) => { if (detail === "videos" && !trees.size) toggleTree(first, true); });

@@ -18,6 +18,7 @@ from experiments.report.policies import ordered
 from experiments.report.words import number
 from searchkit.memory import MemoryConfig
 
+SMALLER = "smaller"  # folder of a report, with videos that were scaled for its page
 CLIPS_BYTES = 96 * 2**20  # of all clips together; those of later trials are left out
 
 
@@ -101,7 +102,7 @@ def _trials(run: Run, room: int) -> Iterator[Trial]:
     stored = run.trials.to_dict("records")
     searches, missing = _searches(run)
     with ThreadPoolExecutor() as pool:  # decoding and encoding let go of the interpreter
-        videos = pool.map(lambda row: _video(run.folder / row["video"]), stored)
+        videos = pool.map(lambda row: _video(run, row), stored)
         for index, (row, video) in enumerate(zip(stored, videos, strict=True)):
             grown = searches.get(row["trial"])
             clips, note = _clips((run.folder / row["video"]).parent, grown, room) if grown else (None, missing)
@@ -142,9 +143,10 @@ def _clips(folder: Path, grown: Tree, room: int) -> tuple[Clips | None, str]:
     return clips, ""
 
 
-def _video(path: Path) -> Video | None:
+def _video(run: Run, row: Mapping[Any, Any]) -> Video | None:
+    kept = run.folder / "report" / SMALLER / f"{row['trial']}-{MAX_HEIGHT}.mp4"
     try:
-        return media.read_video(path)
+        return media.read_video(run.folder / row["video"], kept=kept)
     except OSError:
         return None
 
