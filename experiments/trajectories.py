@@ -58,13 +58,12 @@ def _trajectories(rows: Sequence[Row], horizon: int | None, config: MemoryConfig
         before = [tried[row["trial"], *lineage[:length]] for length in range(1, len(lineage))]
         memory = _memory([Route[one["route"].upper()] for one in before], config)
         [reward] = Fusion()([Scores(row["short"], row["long"])], chunk=row["chunk"], horizon=horizon)
-        leaving = memory.window[0].start_frame // config.chunk_frames if evicts(memory, config) else None
         yield {
             **{name: row[name] for name in COPIED},
             "lineage": lineage,
             "shorts": [one["short"] for one in before],
             "longs": [one["long"] for one in before],
-            "leaving": leaving,
+            "leaving": leaving(memory, config),
             "sinks": [block.start_frame for block in memory.sinks],
             "averaged": [block.is_average for block in memory.sinks],
             "window": [block.start_frame for block in memory.window],
@@ -73,12 +72,22 @@ def _trajectories(rows: Sequence[Row], horizon: int | None, config: MemoryConfig
         }
 
 
+def push_chunk(memory: Memory, chunk: int, route: Route, config: MemoryConfig) -> Memory:
+    """Returns the memory, of empty blocks, after a chunk that was made under a route."""
+    memory = make_room(memory, route, config, _empty_average)
+    return push(memory, Block(chunk * config.chunk_frames, config.chunk_frames), config)
+
+
+def leaving(memory: Memory, config: MemoryConfig) -> int | None:
+    """Returns the chunk that leaves the window before the next one is made, or None while a route has no effect."""
+    return memory.window[0].start_frame // config.chunk_frames if evicts(memory, config) else None
+
+
 def _memory(routes: Sequence[Route], config: MemoryConfig) -> Memory:
-    """Returns the memory, of empty blocks, after chunks that were made under these routes."""
+    """Returns the memory after chunks that were made under these routes."""
     memory = Memory()
     for chunk, route in enumerate(routes):
-        memory = make_room(memory, route, config, _empty_average)
-        memory = push(memory, Block(chunk * config.chunk_frames, config.chunk_frames), config)
+        memory = push_chunk(memory, chunk, route, config)
     return memory
 
 

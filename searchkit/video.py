@@ -5,6 +5,7 @@ Letters: F pixel frames, H and W their size.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,3 +65,43 @@ def read_video(path: str | Path) -> Pixels:
             return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     except (av.FFmpegError, IndexError, ValueError) as error:
         raise OSError(f"video {path} cannot be read: {getattr(error, 'strerror', error)}") from error
+
+
+def height_of(path: str | Path) -> int:
+    """Returns the height of a video file in pixels.
+
+    Raises:
+        OSError: the file is missing or is no video.
+    """
+    try:
+        with av.open(str(path)) as container:
+            return int(container.streams.video[0].height)
+    except (av.FFmpegError, IndexError) as error:
+        raise OSError(f"video {path} cannot be read: {getattr(error, 'strerror', error)}") from error
+
+
+def smaller(path: str | Path, *, height: int, crf: int) -> bytes:
+    """Returns a video file scaled to about a height, as the bytes of an H.264 mp4 of the same rate.
+
+    Args:
+        height: in pixels; the width follows, both made even.
+        crf: quality, from 0 (lossless) to 51.
+
+    Raises:
+        OSError: the file is missing or is no video.
+    """
+    written = io.BytesIO()
+    try:
+        with av.open(str(path)) as source, av.open(written, "w", format="mp4") as target:
+            shown: Any = source.streams.video[0]
+            shown.thread_type = "AUTO"
+            options = {"crf": str(crf), "preset": "veryfast"}
+            stream: Any = target.add_stream("libx264", rate=shown.average_rate, options=options)
+            width = shown.width * height / shown.height
+            stream.width, stream.height, stream.pix_fmt = 2 * round(width / 2), 2 * round(height / 2), "yuv420p"
+            for frame in source.decode(shown):
+                target.mux(stream.encode(frame.reformat(stream.width, stream.height, "yuv420p")))
+            target.mux(stream.encode())
+    except (av.FFmpegError, IndexError) as error:
+        raise OSError(f"video {path} cannot be read: {getattr(error, 'strerror', error)}") from error
+    return written.getvalue()

@@ -18,11 +18,13 @@ WRONG_INPUT = 2
 PLAIN_WIDTH = 140  # columns where there is no terminal to ask
 
 
-def report(folder: Path, *, failures: int = 8) -> Path:
+def report(folder: Path, *, failures: int = 8, html: bool = False, preferences: Sequence[Path] = ()) -> Path:
     """Writes and prints the report of a run's folder, and returns the path of its report.md.
 
     Args:
         failures: worst videos to show.
+        html: writes report.html as well, one page with videos and search trees.
+        preferences: files that viewers downloaded from its blind comparison.
 
     Raises:
         ValueError: there is no such run, it has no finished trial, or a table is damaged; one sentence names the path.
@@ -36,23 +38,31 @@ def report(folder: Path, *, failures: int = 8) -> Path:
     if failures < 1:
         raise ValueError(f"failures must be at least 1, got {failures}")
     run = load(folder)
-    title, made = f"Report of {folder.resolve().name}", sections(run, failures=failures)
+    title, made = f"Report of {folder.resolve().name}", sections(run, failures=failures, preferences=preferences)
     path = write(folder / "report", title, preface(run, made), made)
     console = Console()
     show(console if console.is_terminal else Console(width=PLAIN_WIDTH), title, preface(run, made), made)
     print(f"\nreport      {path}")
+    if html:
+        from experiments.report.html.page import size_text
+        from experiments.report.html.page import write as write_page
+
+        page = write_page(path.parent, run, title, preface(run, made), made)
+        print(f"page        {page} ({size_text(page)})")
     return path
 
 
-def sections(run: Run, *, failures: int) -> list[Section]:
+def sections(run: Run, *, failures: int, preferences: Sequence[Path] = ()) -> list[Section]:
     """Returns the sections in the order of the report."""
     from experiments.report.sections import ablations, diversity, drift, hacking, metrics, regret, scaling
     from experiments.report.sections import failures as worst
+    from experiments.report.sections import preferences as blind
 
     return [
         *([metrics.truth(run)] if run.has_truth else []),
         metrics.reward(run),
         metrics.measures(run),
+        *([blind.preferences(run, preferences)] if preferences else []),
         scaling.scaling(run),
         ablations.ablations(run),
         hacking.hacking(run),
@@ -101,15 +111,24 @@ def _meanings(run: Run) -> str:
     return f"{reward}; nothing else measured the videos."
 
 
-def main(folder: Annotated[Path, tyro.conf.Positional], *, failures: int = 8) -> int:
+def main(
+    folder: Annotated[Path, tyro.conf.Positional],
+    *,
+    failures: int = 8,
+    html: bool = False,
+    preferences: tuple[Path, ...] = (),
+) -> int:
     """Writes FOLDER/report/report.md with plots and tables, and prints its summary.
 
     Args:
         folder: a run of `python -m experiments.run`, such as runs/NAME.
         failures: worst videos to show, those with the least truth or, where it was not measured, search reward.
+        html: write FOLDER/report/report.html as well: one page with videos, search trees and a blind comparison, that
+            opens from disk.
+        preferences: files that viewers downloaded from the page's blind comparison, for a section of win rates.
     """
     try:
-        report(folder, failures=failures)
+        report(folder, failures=failures, html=html, preferences=preferences)
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:

@@ -20,12 +20,18 @@ class Cell(NamedTuple):
 
     stored: what goes into the stored row, by column.
     is_brief: whether the terminal, which is narrow, shows it, too.
+    link: where it leads from the report's folder; empty if nowhere.
     """
 
     header: str
     text: str
     stored: Mapping[str, object]
     is_brief: bool = True
+    link: str = ""
+
+    @property
+    def markdown(self) -> str:
+        return f"[{self.text}]({self.link})" if self.link else self.text
 
 
 def name(label: str, header: str = "policy") -> Cell:

@@ -63,6 +63,10 @@ class Table(NamedTuple):
         return [[cell.text for cell in row] for row in self.rows]
 
     @property
+    def markdown(self) -> list[list[str]]:
+        return [[cell.markdown for cell in row] for row in self.rows]
+
+    @property
     def brief(self) -> Table:
         """The table with the columns that the terminal shows."""
         return self._replace(rows=[[cell for cell in row if cell.is_brief] for row in self.rows])
@@ -133,7 +137,7 @@ def _markdown(section: Section) -> str:
     parts = [f"## {section.title}", "\n".join(bullet + reading for reading in section.readings)]
     parts += [f"![{one.caption}]({PLOTS}/{one.name}.png)" for one in section.pictures]
     for table in section.tables:
-        rows = [table.header, ["---", *["---:"] * (len(table.header) - 1)], *table.texts]
+        rows = [table.header, ["---", *["---:"] * (len(table.header) - 1)], *table.markdown]
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
         stored = f"[CSV]({TABLES}/{table.name}.csv), [Parquet]({TABLES}/{table.name}.parquet)"
         parts += [f"*{table.caption}* {stored}", "\n".join(lines)]

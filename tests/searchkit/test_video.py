@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from searchkit.video import read_video, to_pixels, write_video
+from searchkit.video import height_of, read_video, smaller, to_pixels, write_video
 
 
 def _make_clip(frames: int = 9, height: int = 64, width: int = 48) -> np.ndarray:
@@ -30,6 +30,19 @@ def test_written_video_plays_at_its_speed(tmp_path):
         (stream,) = container.streams.video
         assert stream.average_rate == 16 and stream.codec_context.pix_fmt == "yuv420p"
         assert stream.codec_context.name == "h264" and stream.frames == 8
+
+
+def test_smaller_video_shows_the_same_at_the_same_speed(tmp_path):
+    import av
+
+    clip = _make_clip(height=128, width=192)
+    write_video(tmp_path / "large.mp4", clip, 16)
+    (tmp_path / "small.mp4").write_bytes(smaller(tmp_path / "large.mp4", height=64, crf=16))
+    back = read_video(tmp_path / "small.mp4")
+    assert back.shape == (9, 64, 96, 3) and height_of(tmp_path / "small.mp4") == 64
+    assert np.abs(back.astype(float) - clip[:, ::2, ::2]).mean() < 4.0
+    with av.open(str(tmp_path / "small.mp4")) as container:
+        assert container.streams.video[0].average_rate == 16
 
 
 def test_streams_video_becomes_pixels():
@@ -60,7 +73,11 @@ def test_frames_that_are_no_video_are_refused(frames, words, tmp_path):
 def test_errors_name_the_file(tmp_path):
     with pytest.raises(OSError, match=r"none\.mp4 cannot be read"):
         read_video(tmp_path / "none.mp4")
+    with pytest.raises(OSError, match=r"none\.mp4 cannot be read"):
+        height_of(tmp_path / "none.mp4")
     (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(OSError, match=r"text\.mp4 cannot be read"):
+        smaller(tmp_path / "text.mp4", height=64, crf=16)
     with pytest.raises(OSError, match=r"text\.mp4 cannot be read"):
         read_video(tmp_path / "text.mp4")
     (tmp_path / "taken").mkdir()

@@ -76,7 +76,7 @@ def _table(run: Run, worst: pd.DataFrame, metric: str) -> Table:
             *(cells.value(name, name, row[name], 2) for name in run.parts),
             cells.value("passes", "passes", row["passes"], 0),
             cells.value("seconds", "seconds", row["seconds"], 1),
-            cells.Cell("video", f"[mp4](../{row['video']})", {"video": row["video"]}),
+            cells.Cell("video", "mp4", {"video": row["video"]}, link=f"../{row['video']}"),
         ]
         for row in worst.to_dict("records")
     ]
