@@ -37,8 +37,8 @@ class Experiment:
         model: what makes the videos: shapes, which comes with this repository, or a published model: longlive,
             self-forcing, causal-forcing, causal-forcing-framewise, causal-forcing-2step, causal-forcing-1step or
             reward-forcing.
-        prompts: texts of the videos, or the path of a file with one prompt a line. "..., then ..." changes what is
-            asked in mid-stream, "..., then @14 ..." from chunk 14 on.
+        prompts: texts of the videos, or the path of a file with one prompt a line. "..., then @14 ..." changes
+            what is asked from chunk 14 on, and, with the model shapes, "..., then ..." in equal shares.
         num_prompts: take so many prompts that training never showed, in place of prompts of your own.
         prompts_from: which of those num_prompts takes; "tuning" ones are for choosing settings and are never reported,
             "returning" ones leave for another scene and come back, and so do "tuning-returning" ones.

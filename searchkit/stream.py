@@ -58,7 +58,7 @@ class Stream:
     """A stream of a video model as a search problem (see `StagedProblem`).
 
     Attributes:
-        prompt: the text, or several with ", then " between them; see `searchkit.schedule`.
+        prompt: the text, or several as in "..., then @14 ..."; see `searchkit.schedule`.
         given: `[T, C, h, w]` latents of a first frame or video from which the stream goes on, see
             `searchkit.codecs.wan.encode`: whole chunks, which are in the video and in memory, and are never scored. The
             stream reads the tensor as long as it lives; what it does with it at its root is charged to nobody.
@@ -84,7 +84,7 @@ class Stream:
             raise ValueError(f"long_window must be at least 1 chunk, got {self.long_window}")
         if self.decoding not in get_args(Decoding):
             raise ValueError(f"decoding must be one of {', '.join(get_args(Decoding))}, got {self.decoding!r}")
-        cues(self.prompt, self.horizon)
+        cues(self.prompt, self.horizon, shares=self.model.shares)
         limit, chunk_frames = self.model.max_frames, self.model.memory.chunk_frames
         num_given = 0 if self.given is None else len(self.given)
         if self.given is not None and (
@@ -108,7 +108,7 @@ class Stream:
     @functools.cached_property
     def root(self) -> StreamState:
         """The state before the first chunk."""
-        schedule = cues(self.prompt, self.horizon)
+        schedule = cues(self.prompt, self.horizon, shares=self.model.shares)
         prompts = tuple(self.model.prompt(cue.text, start=cue.chunk) for cue in schedule)
         if self.given is None:
             return StreamState(self.model, prompts)

@@ -122,13 +122,16 @@ def world_of(experiment: Experiment) -> World:
     raise ValueError(f"model {experiment.model!r} is unknown{nearest(experiment.model, [SHAPES, *MODELS])}")
 
 
-def spelled(prompt: str, num_chunks: int | None, *, spell: Callable[[str], str]) -> str:
+def spelled(prompt: str, num_chunks: int | None, *, spell: Callable[[str], str], shares: bool = False) -> str:
     """Returns a prompt with each of its texts spelled anew, and the chunk at which each further text starts.
+
+    Args:
+        shares: see `searchkit.schedule.cues`.
 
     Raises:
         ValueError: the texts do not fit a video of so many chunks.
     """
-    first, *others = [(cue.chunk, spell(cue.text)) for cue in cues(prompt, num_chunks)]
+    first, *others = [(cue.chunk, spell(cue.text)) for cue in cues(prompt, num_chunks, shares=shares)]
     return SEPARATOR.join([first[1], *(f"@{chunk} {text}" for chunk, text in others)])
 
 

@@ -37,7 +37,7 @@ def passes_a_chunk(experiment: Experiment) -> int:
 
 
 def prompts(experiment: Experiment, texts: Iterable[str]) -> tuple[str, ...]:
-    """Returns the texts as they are, with the chunk at which each further one of a prompt starts."""
+    """Returns the texts as they are; "..., then @14 ..." changes a prompt, as captions may hold ", then "."""
     return tuple(spelled(text, experiment.num_chunks, spell=str.strip) for text in texts)
 
 

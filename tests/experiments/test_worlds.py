@@ -13,6 +13,7 @@ import torch
 from experiments.arguments import parse
 from experiments.budget import at_budget
 from experiments.config import Execution, Experiment, with_prompts
+from experiments.dry_run import sketch_of
 from experiments.engines import choose_engine, in_process
 from experiments.presets import PRESETS
 from experiments.presets_wan import WAN_PRESETS
@@ -249,6 +250,13 @@ def test_shapes_experiments_are_told_apart_as_before():
     described = parse(["--model", "longlive"]).experiment.describe()
     assert {"model", "weights", "rewards.image", "judges", "decode"} <= described.keys()
     assert not any(name.startswith("published") for name in described)
+
+
+def test_captions_may_say_then_and_change_at_a_chunk_alone():
+    caption = "A man opens the door, then walks out, then @3 a dog barks, then sleeps"
+    experiment = with_prompts(parse(["--model", "longlive", "--prompts", caption]).experiment)
+    assert experiment.prompts == (caption,)
+    assert sketch_of(experiment, caption).switches == (3,)
 
 
 def test_long_prompts_are_prompts():
