@@ -22,6 +22,7 @@ from searchkit.rewards.qwen2_vl import QWEN2_VL_2B, Inputs, RewardNetwork, load_
 from searchkit.rewards.qwen2_vl_chat import Chat, load_tokenizer, stand_in_tokenizer
 from searchkit.rewards.qwen2_vl_pixels import (
     MERGED,
+    check_fps,
     check_frames,
     quantise,
     resize_video,
@@ -86,8 +87,7 @@ class VideoReward:
     batch_size: int = 4
 
     def __post_init__(self) -> None:
-        if not 1 <= self.fps <= 240:
-            raise ValueError(f"fps must be from 1 to 240 frames a second, got {self.fps}")
+        check_fps(self.fps)
         if self.aspect not in ("overall", *Aspects._fields):
             raise ValueError(f"aspect must be overall, {', '.join(Aspects._fields)}, got {self.aspect!r}")
         if self.batch_size < 1:

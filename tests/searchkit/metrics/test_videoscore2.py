@@ -217,6 +217,11 @@ def test_videos_of_another_kind_are_refused(judge, video, message):
         judge(video=video, prompt="a cat", fps=16)
 
 
+def test_a_frame_rate_that_cannot_be_is_refused(judge):
+    with pytest.raises(ValueError, match="fps must be from 1 to 240 frames a second, got 0"):
+        judge(video=torch.rand(4, 3, 60, 90), prompt="a cat", fps=0)
+
+
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(ValueError, match="tokenizer"):
         VideoScore2.load(str(tmp_path))
