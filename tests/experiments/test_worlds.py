@@ -321,6 +321,11 @@ def test_models_of_real_size_are_not_loaded_several_times():
         ("--model longlive --rewards.image hpsv", ("image reward 'hpsv' is unknown", "nearest is 'hpsv3'")),
         ("--model longlive --judges hpsv3", ("judge 'hpsv3'", "reward of the search")),
         (f"{' '.join(LINE)} --given none.png --out x", ("given must be an image or a video", "none.png")),
+        (
+            "--model causal-forcing-1step --policy preview-pruning",
+            ("preview_passes of preview-pruning must be at most 1", "causal-forcing-1step takes a chunk, got 2"),
+        ),
+        ("--policy preview-pruning --policy.preview-passes 5", ("must be at most 4", "shapes takes a chunk, got 5")),
         ("--given none.png", ("given is for published models", "none.png")),
         ("--model longlive --num-prompts 3", ("num_prompts", "model shapes", "got 3 for longlive")),
         ("--model longlive --decode tiny", ("decode tiny needs --tiny-vae", "taew2_1.pth")),
