@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import torch
 
 from searchkit.cost import Cost, total
 from searchkit.decoding import DECODERS, Decoded
-from searchkit.level import branch_of, in_turns, peak
+from searchkit.level import branch_of, cache_bytes, in_turns, peak
 from searchkit.memory import Average, Block, Memory, averaged, make_room, push
 from searchkit.model import Place, Prompt, VideoModel
 from searchkit.noise import derive_seed, draw, propagate
@@ -151,7 +151,9 @@ class Stream:
             del drafts  # before the next turn: they hold this one's prefixes
             for row in rows:
                 children[row].state.drop_prefix()
-        return [children[row] for row in range(len(requests))]
+        made = [children[row] for row in range(len(requests))]
+        together = Cost(peak_cache_bytes=_cache_bytes(requests, [child.state.decoder_cache for child in made]))
+        return [child._replace(cost=child.cost + together) for child in made]
 
     def start(self, requests: Sequence[Request[StreamState]]) -> list[Draft]:
         """Returns drafts that are still pure noise, with memory routed and all prefixes assembled at once."""
@@ -340,6 +342,7 @@ class Stream:
             frames_scored=sum(len(frames) for view in views for frames in (view.newest, *view.window)),
             seconds_decode=decoding,
             seconds_score=now() - began - decoding,
+            peak_cache_bytes=_cache_bytes([draft.request for draft in drafts], [one.cache for one in decoded]),
         )
         return decoded, scores, spent.share(len(drafts))
 
@@ -366,6 +369,11 @@ class Stream:
             frames=decoded.frames,
             decoder_cache=decoded.cache,
         )
+
+
+def _cache_bytes(requests: Sequence[Request[StreamState]], made: Sequence[Any]) -> int:
+    """Returns the bytes of the decoder caches of the requests' states and of those that were made."""
+    return cache_bytes([*(request.state.decoder_cache for request in requests), *made])
 
 
 def _settle(parents: Sequence[StreamState], others: Sequence[Memory]) -> Cost:
