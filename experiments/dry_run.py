@@ -27,7 +27,7 @@ from searchkit.types import Policy
 from searchkit.wrappers import Budgeted
 
 ENDLESS_FRAMES = 120  # latent ones, 30 s: so much is counted of a stream that only seconds end
-NAME_WIDTH = 36
+NAME_WIDTH = 38
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +231,8 @@ def _licences(experiment: Experiment) -> Iterator[str]:
     else:
         yield f"Weights of {model.name} ({model.repository}): {_words(model.licence)}"
         yield f"Weights of Wan2.1's VAE and text encoder: {_words(APACHE)}"
+    if published.tiny_vae is not None:
+        yield "Weights of the tiny VAE (madebyollin/taehv): MIT"
     known = {**JUDGES, **REWARDS}
     texts = (published.rewards.image, published.rewards.video, *published.judges)
     terms = [term for text in texts for term in parse("reward", text, known)]

@@ -85,7 +85,7 @@ VIDEO_REWARDS: Mapping[str, Known] = {
     "videoreward": Known(
         target="searchkit.rewards.videoreward:VideoReward",
         options=(*_QWEN, "aspect", "normalised", "fps"),
-        card="code Apache-2.0, weights see KwaiVGI/VideoReward, 4.4 GB in bfloat16",
+        card="Apache-2.0, 4.4 GB in bfloat16",
         files=(
             _weights("KwaiVGI/VideoReward", "checkpoint-11352/model.pth", "model.pth"),
             _qwen("Qwen/Qwen2-VL-2B-Instruct"),

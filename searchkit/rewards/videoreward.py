@@ -1,8 +1,8 @@
 """VideoReward: a video reward on Qwen2-VL-2B with LoRA (Liu et al. 2025, arXiv 2501.13918; KwaiVGI/VideoAlign).
 
-Card: base Qwen2-VL-2B-Instruct Apache-2.0, for the weights see the card of KwaiVGI/VideoReward. 2.2 B parameters
-without the language head, 4.4 GB in bf16. Visual quality, motion quality and text alignment as z-scores by published
-means and deviations, unbounded, and their sum; higher is better.
+Card: weights Apache-2.0 by their card (huggingface.co/KlingTeam/VideoReward, KwaiVGI's later name), base
+Qwen2-VL-2B-Instruct Apache-2.0. 2.2 B parameters without the language head, 4.4 GB in bf16. Visual quality, motion
+quality and text alignment as z-scores by published means and deviations, unbounded, and their sum; higher is better.
 Letters: B windows, F pixel frames, H and W their size.
 """
 
