@@ -115,7 +115,7 @@ def test_licences_of_what_is_loaded_are_told(capsys):
         ("--preset longlive --dtype float32 --gpu h100 --dry-run", ("bfloat16", "float32")),
         ("--preset longlive --gpu tpu --dry-run", ("tpu",)),
         ("--utilisation 0", ("utilisation must be above 0",)),
-        ("--policy preview-pruning --policy.preview-passes 9 --dry-run", ("preview_passes of preview-pruning", "at most 4")),
+        ("--policy preview-pruning --policy.preview-passes 9 --dry-run", ("preview_passes of preview", "at most 4")),
     ],
 )
 def test_what_cannot_be_told_is_refused(argv, words, capsys):
