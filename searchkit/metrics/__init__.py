@@ -132,4 +132,4 @@ def _load(judge: str, defaults: Mapping[str, Value], fps: float) -> Judge:
 
 
 def _parse(judge: str) -> tuple[Term, ...]:
-    return parse("judge", judge, {**JUDGES, **REWARDS})
+    return parse("judge", judge, {**REWARDS, **JUDGES})

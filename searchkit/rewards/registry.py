@@ -91,6 +91,12 @@ VIDEO_REWARDS: Mapping[str, Known] = {
             _qwen("Qwen/Qwen2-VL-2B-Instruct"),
         ),
     ),
+    "videoscore2": Known(
+        target="searchkit.rewards.videoscore2:VideoScore2Reward",
+        options=("weights", "revision", "device", "dtype", "attention", "seed", "max_tokens", "aspect", "fps"),
+        card="Apache-2.0, 16.6 GB in bfloat16",
+        files=(_model("TIGER-Lab/VideoScore2"),),
+    ),
 }
 REWARDS: Mapping[str, Known] = {**IMAGE_REWARDS, **VIDEO_REWARDS}
 
@@ -102,7 +108,8 @@ class Rewards:
     Attributes:
         image: of the newest chunk's frames: hpsv3, pickscore, hpsv2, clipscore or aesthetic. Options come in brackets,
             as in 0.7*pickscore(stride=4) + 0.3*aesthetic(weights=/data/aesthetic); stride=4 scores every fourth frame.
-        video: of the window: videoreward, or one for images, which is averaged over the window's frames.
+        video: of the window: videoreward, or videoscore2, which is slow, or one for images, which is averaged over the
+            window's frames.
         device: where they run, unless an option says otherwise; None for cuda where there is one.
         dtype: of their networks, likewise.
     """

@@ -154,7 +154,7 @@ def test_rewards_are_checked_when_they_are_chosen():
     Rewards(image="0.5*pickscore+0.5*own:reward", video="clipscore")
     with pytest.raises(ValueError, match="image reward 'videoreward' is unknown"):
         Rewards(image="videoreward")
-    with pytest.raises(ValueError, match="video reward 'videoscore' is unknown: the nearest is 'videoreward'"):
+    with pytest.raises(ValueError, match="video reward 'videoscore' is unknown: the nearest is 'videoscore2'"):
         Rewards(video="videoscore")
 
 
