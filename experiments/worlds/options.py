@@ -36,8 +36,8 @@ class Published:
         reduced: make random weights of a size for tests, not of the model's.
         rewards: what the search goes by.
         judges: what measures the finished videos and took no part in the search: subject-consistency,
-            background-consistency, aesthetic-quality, videoscore2, or a reward that the search does not go by; options
-            come in brackets.
+            background-consistency, aesthetic-quality, motion, videoscore2, or a reward that the search does not go by;
+            options come in brackets.
     """
 
     weights: str | None = None
