@@ -336,7 +336,8 @@ class StreamEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     def _make_observation_space(self) -> spaces.Dict:
         frames, channels, height, width = self.model.chunk_shape
         side, (_, num_slots) = self.noise_pooling, _num_slots(self.model.memory)
-        text_dim = self.model.encode_text(cues(self.prompts[0], self.horizon)[0].text).shape[-1]
+        first, *_ = cues(self.prompts[0], self.horizon, shares=self.model.shares)
+        text_dim = self.model.encode_text(first.text).shape[-1]
         low = np.array([0, 0, -BOUND, -BOUND, 0, 0], np.float32)
         high = np.array([self.horizon * frames, self.horizon, BOUND, BOUND, BOUND, BOUND], np.float32)
         noises = (self.num_candidates, frames, channels, height // side, width // side)

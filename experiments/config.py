@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from experiments.registry import flat, plain, policy_label
+from experiments.registry import flat, plain, policy_label, policy_name
 from experiments.worlds import SHAPES, world_of
 from experiments.worlds.options import Published
 from searchkit.memory import MemoryConfig
@@ -37,8 +37,8 @@ class Experiment:
         model: what makes the videos: shapes, which comes with this repository, or a published model: longlive,
             self-forcing, causal-forcing, causal-forcing-framewise, causal-forcing-2step, causal-forcing-1step or
             reward-forcing.
-        prompts: texts of the videos, or the path of a file with one prompt a line. "..., then ..." changes what is
-            asked in mid-stream, "..., then @14 ..." from chunk 14 on.
+        prompts: texts of the videos, or the path of a file with one prompt a line. "..., then @14 ..." changes
+            what is asked from chunk 14 on, and, with the model shapes, "..., then ..." in equal shares.
         num_prompts: take so many prompts that training never showed, in place of prompts of your own.
         prompts_from: which of those num_prompts takes; "tuning" ones are for choosing settings and are never reported,
             "returning" ones leave for another scene and come back, and so do "tuning-returning" ones.
@@ -86,6 +86,7 @@ class Experiment:
             if limit is not None and not limit > 0:
                 raise ValueError(f"{name} must be above 0, got {limit}")
         world_of(self).check(self)
+        self._check_previews()
         self._check_prompts()
         for name in ("seeds", "policies"):
             if not getattr(self, name):
@@ -102,6 +103,15 @@ class Experiment:
             raise ValueError("prompts must not be empty")
         if self.prompts and self.prompts_from != "report":
             raise ValueError(f"prompts_from {self.prompts_from} says which prompts num_prompts takes: give num_prompts")
+
+    def _check_previews(self) -> None:
+        most = world_of(self).passes_a_chunk(self)
+        for policy in self.policies:
+            if (previewed := getattr(policy, "preview_passes", most)) > most:
+                raise ValueError(
+                    f"preview_passes of {policy_name(policy)} must be at most {most}, the denoising passes that "
+                    f"{self.model} takes a chunk, got {previewed}"
+                )
 
     def _check_endless(self) -> None:
         if self.max_passes is None and self.max_seconds is None:

@@ -27,7 +27,7 @@ from searchkit.types import Policy
 from searchkit.wrappers import Budgeted
 
 ENDLESS_FRAMES = 120  # latent ones, 30 s: so much is counted of a stream that only seconds end
-NAME_WIDTH = 36
+NAME_WIDTH = 38
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,10 @@ def expected(experiment: Experiment, policy: Policy, prompt: str) -> Expected:
 def sketch_of(experiment: Experiment, prompt: str) -> Sketch:
     """Returns the sketch of a prompt's stream."""
     model = MODELS.get(experiment.model)
-    options: dict[str, Any] = {} if model is None else {"first_passes": model.first_passes, "route": model.route}
+    options: dict[str, Any] = {}
+    if model is not None:
+        given = num_given(experiment.published.given, experiment.memory.chunk_frames)
+        options = {"first_passes": model.first_passes, "route": model.route, "given": given}
     horizon = experiment.num_chunks
     if horizon is None and experiment.max_passes is None:
         horizon = _endless_chunks(experiment)
@@ -104,6 +107,16 @@ def sketch_of(experiment: Experiment, prompt: str) -> Sketch:
         horizon=horizon,
         **options,
     )
+
+
+@functools.cache
+def num_given(path: str | None, chunk_frames: int) -> int:
+    """Returns how many chunks an experiment's videos go on from; errors are those of `count_given`."""
+    if path is None:
+        return 0
+    from searchkit.given import count_given  # help must not wait for PyAV
+
+    return count_given(path, chunk_frames=chunk_frames)
 
 
 def workload_of(experiment: Experiment) -> Workload | None:
@@ -173,6 +186,8 @@ def _notes(experiment: Experiment) -> Iterator[str]:
     )
     if len({tuple(cue.chunk for cue in cues(prompt, experiment.num_chunks)) for prompt in experiment.prompts}) > 1:
         yield "The table is of the first prompt: others change their text at other chunks, which costs clean passes."
+    if given := num_given(experiment.published.given, experiment.memory.chunk_frames):
+        yield f"{experiment.published.given} makes {given} chunks before the first one; to take them in is not counted."
     if experiment.num_chunks is None and experiment.max_passes is None:
         yield f"The stream has no end but max_seconds: {_endless_chunks(experiment)} chunks of it are counted."
     elif experiment.max_seconds is not None:
@@ -216,6 +231,8 @@ def _licences(experiment: Experiment) -> Iterator[str]:
     else:
         yield f"Weights of {model.name} ({model.repository}): {_words(model.licence)}"
         yield f"Weights of Wan2.1's VAE and text encoder: {_words(APACHE)}"
+    if published.tiny_vae is not None:
+        yield "Weights of the tiny VAE (madebyollin/taehv): MIT"
     known = {**JUDGES, **REWARDS}
     texts = (published.rewards.image, published.rewards.video, *published.judges)
     terms = [term for text in texts for term in parse("reward", text, known)]

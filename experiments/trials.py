@@ -96,7 +96,7 @@ class Outcome(NamedTuple):
     records: what was tried.
     sights: what was seen of candidates, by their lineages; none of those that were not finished.
     chosen: the actions of the chosen video's chunks.
-    pixels: its `[F, H, W, 3]`.
+    pixels: its `[F, H, W, 3]`, frames that were given included, which nothing measures.
     made_with: see `experiments.manifest`.
     sheets: pictures of the candidates, level by level.
     """
@@ -146,8 +146,11 @@ def run_trial(
     if not math.isfinite(reward):
         raise ValueError(f"the reward of the whole video is {reward} for {trial.prompt!r}, seed {trial.seed}")
     pieces = [to_pixels(piece) for piece in world.decode(experiment, output.best)]
+    num_given = len(output.best.given)
     whole, segments = measure_video(
-        list(_clips(output.best, pieces, fps=stream.model.fps)), lambda clip: world.measure(experiment, clip)
+        list(_clips(output.best, pieces[num_given:], fps=stream.model.fps)),
+        lambda clip: world.measure(experiment, clip),
+        first_frame=sum(map(len, pieces[:num_given])),
     )
     chosen = output.best.actions
     result = Result(
@@ -243,30 +246,36 @@ def _clips(state: StreamState, pieces: Sequence[Pixels], *, fps: int) -> Iterato
     """Yields a video's parts of one prompt each, one unless its prompt changes.
 
     Args:
-        pieces: pixel frames `[F, H, W, 3]` of every chunk.
+        pieces: pixel frames `[F, H, W, 3]` of every chunk that was made.
     """
     import numpy as np
 
     starts = [prompt.start for prompt in state.prompts if prompt.start < state.chunk]
     for start, end in zip(starts, [*starts[1:], state.chunk], strict=True):
-        yield Clip(state.prompt_of(start).text, np.concatenate(pieces[start:end]), fps, is_start=start == 0)
+        is_start = start == 0 and not state.given
+        yield Clip(state.prompt_of(start).text, np.concatenate(pieces[start:end]), fps, is_start)
 
 
-def measure_video(clips: Sequence[Clip], measure: Measure) -> tuple[Measured, tuple[Segment, ...]]:
+def measure_video(
+    clips: Sequence[Clip], measure: Measure, *, first_frame: int = 0
+) -> tuple[Measured, tuple[Segment, ...]]:
     """Returns what is measured of a video, the mean over its parts by their frames, and of its pieces of 5 s.
 
     A part is divided from its own start; a shorter one is one piece, and so is a rest of at least half a piece. A
     shorter rest belongs to none.
+
+    Args:
+        first_frame: of the first part, within the video.
     """
     wholes = [measure(clip) for clip in clips]
     lengths = [len(clip.pixels) for clip in clips]
     segments = []
-    for clip, whole, first_frame in zip(clips, wholes, itertools.accumulate(lengths, initial=0), strict=False):
+    for clip, whole, first in zip(clips, wholes, itertools.accumulate(lengths, initial=first_frame), strict=False):
         for start in range(0, max(1, len(clip.pixels) - SEGMENT_FRAMES // 2), SEGMENT_FRAMES):
             pixels = clip.pixels[start : start + SEGMENT_FRAMES]
             piece = clip._replace(pixels=pixels, is_start=clip.is_start and start == 0)
             found = whole if len(pixels) == len(clip.pixels) else measure(piece)
-            segments.append(Segment((first_frame + start) / clip.fps, found.measures))
+            segments.append(Segment((first + start) / clip.fps, found.measures))
     return Measured(*(_means(each, lengths) for each in zip(*wholes, strict=True))), tuple(segments)
 
 

@@ -18,9 +18,10 @@ class Cost:
         latent_frames_decoded: latent frames through the decoder.
         frames_scored: pixel frames shown to the rewards.
         seconds_generate, seconds_decode, seconds_score: wall-clock time by phase.
-        peak_bytes: most bytes of distinct key/value blocks and prefixes that were alive at once; as the two below, it
+        peak_bytes: most bytes of distinct key/value blocks and prefixes that were alive at once; as the three below, it
             adds up by maximum.
         peak_block_bytes, peak_prefix_bytes: most bytes of either.
+        peak_cache_bytes: most bytes of distinct decoder caches, of a level's parents and candidates together.
     """
 
     denoise_passes: float = 0.0
@@ -36,6 +37,7 @@ class Cost:
     peak_bytes: int = 0
     peak_block_bytes: int = 0
     peak_prefix_bytes: int = 0
+    peak_cache_bytes: int = 0
 
     @property
     def passes(self) -> float:
@@ -65,7 +67,7 @@ class Cost:
         return replace(self, **{name: getattr(self, name) / count for name in _ADDITIVE})
 
 
-_PEAKS = ("peak_bytes", "peak_block_bytes", "peak_prefix_bytes")
+_PEAKS = ("peak_bytes", "peak_block_bytes", "peak_prefix_bytes", "peak_cache_bytes")
 _ADDITIVE = tuple(field.name for field in fields(Cost) if field.name not in _PEAKS)
 
 

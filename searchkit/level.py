@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from searchkit.cost import Cost
 from searchkit.memory import Memory, evicts
@@ -38,6 +38,12 @@ def in_turns(requests: Sequence[Request[StreamState]], budget: int) -> list[list
         turns[-1] += rows
         room -= size
     return [sorted(rows) for rows in turns]
+
+
+def cache_bytes(caches: Iterable[Any]) -> int:
+    """Returns the bytes of the distinct tensors in decoder caches; a cache is one, several of them, or None."""
+    parts = [part for cache in caches for part in (cache if isinstance(cache, tuple) else (cache,))]
+    return sum({id(part): part.nbytes for part in parts if hasattr(part, "nbytes")}.values())
 
 
 def peak(memories: Sequence[Memory], prefixes: Sequence[Prefix]) -> Cost:

@@ -44,6 +44,7 @@ class VideoModel:
 
     Attributes:
         encode_text: a prompt to the text encoder's `[M, text_dim]` output.
+        shares: whether ", then " alone changes a prompt in mid-stream, see `searchkit.schedule.cues`.
         first_passes: denoising passes of a stream's first chunk; None for as many as the others, whose number is the
             sampler's. A model of one or two passes may want more before there is a memory.
         latent_shape: C, h, w.
@@ -66,6 +67,7 @@ class VideoModel:
     latent_shape: tuple[int, int, int]
     fps: int
     checksum: str
+    shares: bool = False
     first_passes: int | None = None
     max_batch: int = 16
     prefix_budget: int = 2**28

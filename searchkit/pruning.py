@@ -52,14 +52,21 @@ def finish_better_half(problem: SearchProblem[S], *, passes: int, fusion: Fusion
 
     Of an odd number the larger half is finished.
 
+    Args:
+        passes: before the preview, which no chunk may have fewer of.
+
     Raises:
         ValueError: the problem cannot be opened up.
     """
     opened = staged(problem)
 
     def expand(requests: Sequence[Request[S]]) -> Expansion[S]:
-        previews = opened.preview(opened.advance(opened.start(requests), passes=passes))
-        chunk = requests[0].state.chunk
+        chunk, drafts = requests[0].state.chunk, opened.start(requests)
+        try:
+            drafts = opened.advance(drafts, passes=passes)
+        except ValueError as error:
+            raise ValueError(f"preview_passes must be at most those of chunk {chunk}, got {passes}: {error}") from error
+        previews = opened.preview(drafts)
         for preview in previews:
             check_finite(preview.scores, chunk=chunk, action=preview.draft.request.action)
         fused = fusion([preview.scores for preview in previews], chunk=chunk, horizon=problem.horizon)

@@ -1,4 +1,4 @@
-"""Prompts that change in mid-stream: "a red circle ..., then a blue square ...", one text for a run of chunks each."""
+"""Prompts that change in mid-stream: "a red circle ..., then @4 a blue square ...", a text for a run of chunks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 from typing import NamedTuple
 
 SEPARATOR = ", then "
-_AT_CHUNK = re.compile(r"@(\d+) (.*)")
+_AT_CHUNK = re.compile(r"@(\d+) (.*)", re.DOTALL)
+_CHANGE = re.compile(rf"{SEPARATOR}(?=@\d+ )")
 
 
 class Cue(NamedTuple):
@@ -17,18 +18,19 @@ class Cue(NamedTuple):
     text: str
 
 
-def cues(prompt: str, horizon: int | None) -> tuple[Cue, ...]:
+def cues(prompt: str, horizon: int | None, *, shares: bool = False) -> tuple[Cue, ...]:
     """Returns the texts of a prompt and when they start.
 
     Args:
-        prompt: texts with ", then " between them, which get equal shares of the video, or start at a chunk of their
-            own: "..., then @14 ...".
+        prompt: one text, or several of which each further one says at which chunk it starts: "..., then @14 ...".
         horizon: chunks of the video; None for one without end.
+        shares: whether ", then " alone starts a text, too, in equal shares of the video. A caption of any kind may
+            hold the words, so they do only where no text does.
 
     Raises:
         ValueError: a text is empty, starts do not rise, lie beyond the video, or are missing in one without end.
     """
-    first, *others = prompt.split(SEPARATOR)
+    first, *others = prompt.split(SEPARATOR) if shares else _CHANGE.split(prompt)
     found = [Cue(0, first)]
     for number, part in enumerate(others, start=1):
         at_chunk = _AT_CHUNK.fullmatch(part)

@@ -33,12 +33,14 @@ class SketchState:
     """A stream after some chunks, without its video.
 
     Attributes:
+        given: chunks that lie before chunk 0.
         actions, scores: of every chunk, oldest first.
         memory: what the newest chunk attended to.
         block: the newest chunk's place in memory, or None at the root.
     """
 
     config: MemoryConfig
+    given: int = 0
     actions: tuple[Action, ...] = ()
     scores: tuple[Scores, ...] = ()
     memory: Memory = Memory()
@@ -49,6 +51,11 @@ class SketchState:
         return len(self.actions)
 
     @property
+    def place(self) -> int:
+        """The place of the next chunk among all chunks."""
+        return self.given + self.chunk
+
+    @property
     def memory_after(self) -> Memory:
         """The memory with the newest chunk's own block."""
         return self.memory if self.block is None else push(self.memory, self.block, self.config)
@@ -56,7 +63,10 @@ class SketchState:
     @property
     def leaving(self) -> int | None:
         memory = self.memory_after
-        return memory.window[0].start_frame // self.config.chunk_frames if evicts(memory, self.config) else None
+        if not evicts(memory, self.config):
+            return None
+        chunk = memory.window[0].start_frame // self.config.chunk_frames - self.given
+        return chunk if chunk >= 0 else None
 
 
 class SketchDraft(NamedTuple):
@@ -93,6 +103,7 @@ class Sketch:
         memory: sizes of the memory.
         num_passes: denoising passes of a chunk, where an action does not say.
         first_passes: of the first chunk, likewise; None for as many as the others.
+        given: chunks that the stream goes on from; what is done with them at the root is charged to nobody.
         switches: chunks from which a further prompt holds.
         route: where a chunk goes that leaves the window, unless the policy says otherwise.
         score: of candidates.
@@ -104,6 +115,7 @@ class Sketch:
     memory: MemoryConfig
     num_passes: int
     first_passes: int | None = None
+    given: int = 0
     switches: tuple[int, ...] = ()
     horizon: int | None = 7
     route: Route = Route.DISCARD
@@ -116,7 +128,11 @@ class Sketch:
 
     @property
     def root(self) -> SketchState:
-        return SketchState(self.memory)
+        memory = Memory()
+        for index in range(self.given):
+            block = Block(index * self.memory.chunk_frames, self.memory.chunk_frames)
+            memory = push(make_room(memory, Route.DISCARD, self.memory), block, self.memory)
+        return SketchState(self.memory, self.given, memory=memory)
 
     def actions(self, state: SketchState, *, num: int, seed: int) -> list[Action]:
         lineage = [action.seed for action in state.actions]
@@ -186,7 +202,7 @@ class Sketch:
     def _finished(self, draft: SketchDraft) -> Child[SketchState]:
         state, lineage = draft.request.state, _lineage(draft)
         scores = self.score(lineage)
-        block = Block(state.chunk * self.memory.chunk_frames, self.memory.chunk_frames)
+        block = Block(state.place * self.memory.chunk_frames, self.memory.chunk_frames)
         child = replace(state, actions=lineage, scores=(*state.scores, scores), memory=draft.memory, block=block)
         return Child(child, scores, draft.cost)
 
@@ -201,8 +217,8 @@ class Sketch:
     def _rerun(self, state: SketchState) -> tuple[Memory, Cost]:
         """Returns the memory with what runs again for a new prompt, and counts that: see `searchkit.switch`."""
         config, memory = self.memory, state.memory_after
-        count = min(state.chunk, config.window_frames // config.chunk_frames)
-        first_frame = (state.chunk - count) * config.chunk_frames
+        count = min(state.place, config.window_frames // config.chunk_frames)
+        first_frame = (state.place - count) * config.chunk_frames
         before = [sink for sink in memory.sinks if sink.start_frame < first_frame]
         self.clean[Pass(config.chunk_frames, count * config.chunk_frames + num_frames(before))] += count
         window, sinks = tuple(map(_copy, memory.window)), memory.sinks

@@ -138,15 +138,16 @@ class StreamState:
 
     def decode(self) -> Iterator[Tensor]:
         """Yields the pixel frames `[F, 3, H, W]` in [0, 1] of every chunk, oldest first, decoded anew."""
-        yield from itertools.islice(self._decode_all(), len(self.given), None)
+        yield from itertools.islice(self.decode_all(), len(self.given), None)
 
     @property
     def video(self) -> Tensor:
         """All pixel frames so far, `[F, 3, H, W]` in [0, 1]: of the chunks that were given, and those of `decode`."""
-        return torch.cat(list(self._decode_all()))
+        return torch.cat(list(self.decode_all()))
 
     @torch.no_grad()
-    def _decode_all(self) -> Iterator[Tensor]:
+    def decode_all(self) -> Iterator[Tensor]:
+        """Yields what `decode` does, after the pixel frames of every chunk that was given."""
         cache = None
         for latents in (*self.given, *self.latents):
             (frames,), (cache,) = self.model.decode([latents], [cache])

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import torch
 
 from searchkit.cost import Cost, total
 from searchkit.decoding import DECODERS, Decoded
-from searchkit.level import branch_of, in_turns, peak
+from searchkit.level import branch_of, cache_bytes, in_turns, peak
 from searchkit.memory import Average, Block, Memory, averaged, make_room, push
 from searchkit.model import Place, Prompt, VideoModel
 from searchkit.noise import derive_seed, draw, propagate
@@ -71,7 +71,7 @@ class Stream:
     """A stream of a video model as a search problem (see `StagedProblem`).
 
     Attributes:
-        prompt: the text, or several with ", then " between them; see `searchkit.schedule`.
+        prompt: the text, or several as in "..., then @14 ..."; see `searchkit.schedule`.
         given: `[T, C, h, w]` latents of a first frame or video from which the stream goes on, see
             `searchkit.codecs.wan.encode`: whole chunks, which are in the video and in memory, and are never scored. The
             stream reads the tensor as long as it lives; what it does with it at its root is charged to nobody.
@@ -99,7 +99,7 @@ class Stream:
             raise ValueError(f"long_window must be at least 1 chunk, got {self.long_window}")
         if self.decoding not in get_args(Decoding):
             raise ValueError(f"decoding must be one of {', '.join(get_args(Decoding))}, got {self.decoding!r}")
-        cues(self.prompt, self.horizon)
+        cues(self.prompt, self.horizon, shares=self.model.shares)
         limit, chunk_frames = self.model.max_frames, self.model.memory.chunk_frames
         num_given = 0 if self.given is None else len(self.given)
         if self.given is not None and (
@@ -123,7 +123,7 @@ class Stream:
     @functools.cached_property
     def root(self) -> StreamState:
         """The state before the first chunk."""
-        schedule = cues(self.prompt, self.horizon)
+        schedule = cues(self.prompt, self.horizon, shares=self.model.shares)
         prompts = tuple(self.model.prompt(cue.text, start=cue.chunk) for cue in schedule)
         if self.given is None:
             return StreamState(self.model, prompts)
@@ -166,7 +166,9 @@ class Stream:
             del drafts  # before the next turn: they hold this one's prefixes
             for row in rows:
                 children[row].state.drop_prefix()
-        return [children[row] for row in range(len(requests))]
+        made = [children[row] for row in range(len(requests))]
+        together = Cost(peak_cache_bytes=_cache_bytes(requests, [child.state.decoder_cache for child in made]))
+        return [child._replace(cost=child.cost + together) for child in made]
 
     def start(self, requests: Sequence[Request[StreamState]]) -> list[Draft]:
         """Returns drafts that are still pure noise, with memory routed and all prefixes assembled at once."""
@@ -381,6 +383,7 @@ class Stream:
             frames_scored=sum(len(frames) for view in views for frames in (view.newest, *view.window)),
             seconds_decode=decoding,
             seconds_score=sum(one.seconds for one in scored),
+            peak_cache_bytes=_cache_bytes([draft.request for draft in drafts], [one.cache for one in decoded]),
         )
         return decoded, [one.scores for one in scored], spent.share(len(drafts))
 
@@ -415,6 +418,11 @@ class Stream:
             frames=decoded.frames,
             decoder_cache=decoded.cache,
         )
+
+
+def _cache_bytes(requests: Sequence[Request[StreamState]], made: Sequence[Any]) -> int:
+    """Returns the bytes of the decoder caches of the requests' states and of those that were made."""
+    return cache_bytes([*(request.state.decoder_cache for request in requests), *made])
 
 
 def _settle(parents: Sequence[StreamState], others: Sequence[Memory]) -> Cost:

@@ -6,6 +6,8 @@ Letters: F pixel frames, H and W their size.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +54,49 @@ def write_video(path: str | Path, frames: Pixels, fps: int, *, crf: int = 16) ->
             container.mux(stream.encode())
     except av.FFmpegError as error:
         raise OSError(f"video {path} cannot be written: {error.strerror}") from error
+
+
+def read_frames(path: str | Path, *, fps: int) -> Iterator[Pixels]:
+    """Yields the frames `[H, W, 3]` of a video at a speed, upright: at each moment the nearest one of the file.
+
+    An image is a video of one frame.
+
+    Args:
+        fps: frames a second.
+
+    Raises:
+        OSError: the file is missing or is neither video nor image.
+        ValueError: the file has fewer frames a second, so that some would stand still.
+    """
+    try:
+        with av.open(str(path)) as container:
+            yield from _at_speed(container, str(path), fps)
+    except (av.FFmpegError, IndexError) as error:
+        raise OSError(f"video {path} cannot be read: {getattr(error, 'strerror', error)}") from error
+
+
+def _at_speed(container: Any, path: str, fps: int) -> Iterator[Pixels]:
+    rate = container.streams.video[0].average_rate or Fraction(fps)
+    before: Pixels | None = None
+    second = moment = Fraction(0)  # of the frame before, and of the next one that is yielded
+    for index, frame in enumerate(container.decode(video=0)):
+        now = index / rate if frame.pts is None else frame.pts * frame.time_base
+        if before is None:
+            moment = now
+        elif rate < 0.99 * fps:  # containers round
+            raise ValueError(f"video {path!r} must have at least {fps} frames a second, got {float(rate):.4g}")
+        else:
+            while moment < (second + now) / 2:
+                yield before
+                moment += Fraction(1, fps)
+        before, second = _upright(frame), now
+    if before is not None and moment < second + 1 / (2 * rate):
+        yield before
+
+
+def _upright(frame: Any) -> Pixels:
+    pixels: Pixels = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+    return pixels
 
 
 def read_video(path: str | Path) -> Pixels:

@@ -85,6 +85,7 @@ def load_model(*, memory: MemoryConfig = MemoryConfig(), sampler: Sampler = SAMP
         memory=memory,
         latent_shape=(CHANNELS, LATENT_SIZE, LATENT_SIZE),
         fps=FPS,
+        shares=True,
         checksum=hashlib.sha256("".join(checksums().values()).encode()).hexdigest()[:16],
         max_batch=max_batch,
     )
@@ -148,7 +149,7 @@ def make_stream(
         ValueError: the prompt is not in the shapes grammar, an option is out of range, or weights are missing or
             damaged.
     """
-    for cue in cues(prompt, horizon):
+    for cue in cues(prompt, horizon, shares=True):
         Caption.parse(cue.text)
     model = load_model(memory=memory, max_batch=1) if deterministic else load_model(memory=memory)
     return Stream(

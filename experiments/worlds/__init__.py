@@ -88,7 +88,10 @@ class World(Protocol):
         """
 
     def decode(self, experiment: Experiment, state: StreamState) -> Iterator[Tensor]:
-        """Yields the pixel frames `[F, 3, H, W]` in [0, 1] of every chunk of a finished video, oldest first."""
+        """Yields the pixel frames `[F, 3, H, W]` in [0, 1] of every chunk of a finished video, oldest first.
+
+        Chunks that were given come before those that were made.
+        """
 
     def measure(self, experiment: Experiment, clip: Clip) -> Measured:
         """Measures a clip."""
@@ -100,7 +103,7 @@ class World(Protocol):
         """Returns the folders and files with the code that results depend on, but for policies."""
 
     def weights(self, experiment: Experiment) -> Mapping[str, str]:
-        """Returns names of the weights that results depend on besides the model's, other ones for other weights.
+        """Returns names of the files that results depend on besides the model's, other ones for other contents.
 
         Raises:
             ValueError: some are not there; they are named.
@@ -122,13 +125,16 @@ def world_of(experiment: Experiment) -> World:
     raise ValueError(f"model {experiment.model!r} is unknown{nearest(experiment.model, [SHAPES, *MODELS])}")
 
 
-def spelled(prompt: str, num_chunks: int | None, *, spell: Callable[[str], str]) -> str:
+def spelled(prompt: str, num_chunks: int | None, *, spell: Callable[[str], str], shares: bool = False) -> str:
     """Returns a prompt with each of its texts spelled anew, and the chunk at which each further text starts.
+
+    Args:
+        shares: see `searchkit.schedule.cues`.
 
     Raises:
         ValueError: the texts do not fit a video of so many chunks.
     """
-    first, *others = [(cue.chunk, spell(cue.text)) for cue in cues(prompt, num_chunks)]
+    first, *others = [(cue.chunk, spell(cue.text)) for cue in cues(prompt, num_chunks, shares=shares)]
     return SEPARATOR.join([first[1], *(f"@{chunk} {text}" for chunk, text in others)])
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from experiments.worlds.options import SCORING, Published
 from searchkit.backbones.load import load_model, random_model
@@ -17,6 +19,8 @@ from searchkit.backbones.sources import WAN, Source
 from searchkit.backbones.text import TextEncoder
 from searchkit.checkpoint import file_identity, find_file
 from searchkit.codecs import Decoder, tiny
+from searchkit.codecs.wan import WanDecoder, encode
+from searchkit.given import read_given
 from searchkit.memory import MemoryConfig
 from searchkit.metrics import Judge, load_judges
 from searchkit.model import VideoModel
@@ -32,11 +36,12 @@ TINY_VAE_FILES = ("taew2_1.pth", "taew2_1.safetensors")
 
 
 class Loaded(NamedTuple):
-    """A model as the search sees it, what scores it, and the decoder of finished videos."""
+    """A model as the search sees it, what scores it, the decoder of finished videos, and latents that are given."""
 
     model: VideoModel
     scorer: Scorer
     decoder: Decoder
+    given: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +70,17 @@ def load(
     Raises:
         ValueError: files are missing, damaged or of another kind.
     """
+    # A file that does not suit is told of before anything is loaded.
+    frames = _given_frames(published, memory)
     model = _load_model(MODELS[name], published, memory=memory, max_batch=1 if deterministic else None, texts=texts)
     seen = replace(model, decoder=_tiny_decoder(published)) if published.decode == "tiny" else model
-    return Loaded(seen, load_scorer(published.rewards, fps=model.fps), model.decoder)
+    given = None if frames is None else _encode(model.decoder, frames)
+    return Loaded(seen, load_scorer(published.rewards, fps=model.fps), model.decoder, given)
 
 
 @functools.lru_cache(maxsize=1)
 def found_weights(published: Published) -> Mapping[str, str]:
-    """Returns names of the weights that score, and of those of the tiny decoder; none is loaded.
+    """Returns names of the weights that score, of those of the tiny decoder, and of given frames; none is loaded.
 
     Raises:
         ValueError: some are not there; they are named.
@@ -81,6 +89,9 @@ def found_weights(published: Published) -> Mapping[str, str]:
     if published.tiny_vae is not None:
         path = find_file(published.tiny_vae, *TINY_VAE_FILES)
         found[f"tiny-vae={published.tiny_vae}"] = file_identity(path)
+    if published.given is not None:
+        with open(published.given, "rb") as file:
+            found["given"] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 
@@ -126,6 +137,18 @@ def default_weights(model: PublishedModel) -> str:
             "--weights DIR_OR_HUB_ID (see docs/models.md)"
         )
     return str(folder)
+
+
+def _given_frames(published: Published, memory: MemoryConfig) -> Tensor | None:
+    if published.given is None:
+        return None
+    size = {"height": published.height, "width": published.width}
+    return read_given(published.given, **size, chunk_frames=memory.chunk_frames)
+
+
+def _encode(decoder: Decoder, frames: Tensor) -> Tensor:
+    assert isinstance(decoder, WanDecoder)
+    return encode(decoder.vae, frames)
 
 
 def _tiny_decoder(published: Published) -> Decoder:

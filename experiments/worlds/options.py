@@ -30,11 +30,14 @@ class Published:
             the full VAE those of the video that it chose.
         height: of the video in pixels.
         width: of the video in pixels.
+        given: an image or a video file from which every video goes on. It begins the video, and nothing scores it. It
+            is scaled and cut to the video's size and seen at 16 frames a second; an image is for models that go frame
+            by frame, such as causal-forcing-framewise.
         reduced: make random weights of a size for tests, not of the model's.
         rewards: what the search goes by.
         judges: what measures the finished videos and took no part in the search: subject-consistency,
-            background-consistency, aesthetic-quality, videoscore2, or a reward that the search does not go by; options
-            come in brackets.
+            background-consistency, aesthetic-quality, motion, videoscore2, or a reward that the search does not go by;
+            options come in brackets.
     """
 
     weights: str | None = None
@@ -46,6 +49,7 @@ class Published:
     decode: Literal["full", "tiny"] = "full"
     height: int = 480
     width: int = 832
+    given: str | None = None
     reduced: bool = False
     rewards: Rewards = field(default_factory=Rewards)
     judges: tuple[str, ...] = ()

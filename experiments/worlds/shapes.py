@@ -55,7 +55,7 @@ def prompts(experiment: Experiment, texts: Iterable[str]) -> tuple[str, ...]:
         if not experiment.prompts_from.endswith("returning"):
             return unseen_prompts(experiment.num_prompts, tuning=tuning)
         texts = returning_prompts(experiment.num_prompts, tuning=tuning)
-    return tuple(spelled(text, experiment.num_chunks, spell=_in_grammar) for text in texts)
+    return tuple(spelled(text, experiment.num_chunks, spell=_in_grammar, shares=True) for text in texts)
 
 
 def _in_grammar(text: str) -> str:

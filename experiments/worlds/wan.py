@@ -37,7 +37,7 @@ def passes_a_chunk(experiment: Experiment) -> int:
 
 
 def prompts(experiment: Experiment, texts: Iterable[str]) -> tuple[str, ...]:
-    """Returns the texts as they are, with the chunk at which each further one of a prompt starts."""
+    """Returns the texts as they are; "..., then @14 ..." changes a prompt, as captions may hold ", then "."""
     return tuple(spelled(text, experiment.num_chunks, spell=str.strip) for text in texts)
 
 
@@ -49,6 +49,7 @@ def make_stream(experiment: Experiment, prompt: str) -> Stream:
         model=loaded.model,
         scorer=loaded.scorer,
         prompt=prompt,
+        given=loaded.given,
         horizon=experiment.num_chunks,
         long_window=experiment.long_window,
         decoding=experiment.decoding,
@@ -57,8 +58,8 @@ def make_stream(experiment: Experiment, prompt: str) -> Stream:
 
 
 def decode(experiment: Experiment, state: StreamState) -> Iterator[Tensor]:
-    """Yields the chunks of a finished video from the full VAE, whatever the search saw."""
-    return replace(state, model=replace(state.model, decoder=_loaded(experiment).decoder)).decode()
+    """Yields the chunks of a finished video from the full VAE, whatever the search saw, those that were given first."""
+    return replace(state, model=replace(state.model, decoder=_loaded(experiment).decoder)).decode_all()
 
 
 def measure(experiment: Experiment, clip: Clip) -> Measured:
@@ -89,7 +90,7 @@ def sources(experiment: Experiment) -> tuple[Path, ...]:
 
 
 def weights(experiment: Experiment) -> Mapping[str, str]:
-    """Returns names of the weights of rewards, judges and the tiny decoder."""
+    """Returns names of the weights of rewards, judges and the tiny decoder, and of frames that are given."""
     from experiments.worlds.loading import found_weights
 
     return found_weights(experiment.published)

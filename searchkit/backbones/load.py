@@ -158,8 +158,8 @@ def _load(kind: Any, source: Source, subfolders: Sequence[str], dtype: torch.dty
         module, info = kind.from_pretrained(
             **source.arguments(subfolder), torch_dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-    except OSError as error:
-        raise ValueError(f"weights {source.where!r} cannot be loaded: {error}") from error
+    except (OSError, ValueError) as error:  # a tensor of another shape is a ValueError of diffusers'
+        raise ValueError(f"weights {source.where!r} cannot be loaded: {str(error).partition('. ')[0]}") from error
     complaints = [
         f"{problem}: {', '.join(sorted(info[f'{problem}_keys']))}"
         for problem in ("missing", "unexpected")

@@ -12,7 +12,7 @@ from typing import Any
 
 from searchkit.backbones.presets import WAN_REPOSITORY, WAN_REVISION
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _SUFFIXES = {".json", ".safetensors", ".model"}  # of what makes a model; a README beside it changes nothing
 _NUM_PIECES, _PIECE = 64, 4096
 
@@ -22,21 +22,30 @@ class Source:
     """A folder or a hub repository with weights.
 
     Attributes:
-        where: a folder, which goes before, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
+        where: a folder, which goes before, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers. A hub id may bring its
+            revision, as in user/name@commit.
         revision: commit, branch or tag of a hub repository; None for its main branch.
 
     Raises:
-        ValueError: `where` is neither a folder nor a hub id, or a folder is given a revision.
+        ValueError: `where` is neither a folder nor a hub id, a folder is given a revision, or a hub id another one.
     """
 
     where: str
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.is_folder and not _HUB_ID.fullmatch(self.where):
+        if self.is_folder:
+            if self.revision is not None:
+                raise ValueError(f"revision is for hub ids, got {self.revision!r} for the folder {self.where!r}")
+            return
+        named = _HUB_ID.fullmatch(self.where)
+        if named is None:
             raise ValueError(f"weights must be a folder or a hub id such as user/name, got {self.where!r}")
-        if self.is_folder and self.revision is not None:
-            raise ValueError(f"revision is for hub ids, got {self.revision!r} for the folder {self.where!r}")
+        if named["revision"] is not None:
+            if self.revision not in (None, named["revision"]):
+                raise ValueError(f"revision must be that of {self.where!r}, or left out, got {self.revision!r}")
+            object.__setattr__(self, "where", named["id"])  # once, before anybody sees it
+            object.__setattr__(self, "revision", named["revision"])
 
     @property
     def is_folder(self) -> bool:

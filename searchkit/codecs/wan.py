@@ -76,7 +76,7 @@ class WanDecoder:
 def encode(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:
     """Returns the latents `[T, C, h, w]` of a video's pixel frames `[F, 3, H, W]` in [0, 1], F = 4T - 3.
 
-    They are normalised and float32, for a stream to go on from. A single image is one latent frame.
+    They are normalised, float32 and on the CPU, as a stream's own are. A single image is one latent frame.
 
     Raises:
         ValueError: the number of frames is another one, or values are out of range.
@@ -91,7 +91,7 @@ def encode(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:
         torch.tensor(values, device=vae.device)[:, None, None]
         for values in (vae.config.latents_mean, vae.config.latents_std)
     )
-    latents: Tensor = (raw - mean) / std
+    latents: Tensor = ((raw - mean) / std).cpu()
     return latents
 
 

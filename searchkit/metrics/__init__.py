@@ -1,7 +1,7 @@
 """Judges: what measures finished videos, and takes no part in a search.
 
-Chosen by name, or any reward that the search did not go by. VBench's motion smoothness is not among them: it needs the
-weights and the code of a frame interpolator (AMT-S) that transformers does not have. No torch here.
+Chosen by name, or any reward that the search did not go by. What VBench says of motion is there by another network
+alone, as `motion`: AMT-S and RAFT, which VBench asks, are not in transformers. No torch here.
 Letters: F pixel frames, H and W their size.
 """
 
@@ -62,6 +62,12 @@ JUDGES: Mapping[str, Known] = {
             Files("weights", None, ("sa_0_4_vit_l_14_linear.pth",), revision="revision"),
             Files("clip", OPENAI_CLIP_L, MODEL_FILES, with_others=True),
         ),
+    ),
+    "motion": Known(
+        target="searchkit.metrics.motion:Motion",
+        options=_VBENCH,
+        card="Perceiver IO's optical flow, Apache-2.0, 0.2 GB in float32",
+        files=(_model("deepmind/optical-flow-perceiver"),),
     ),
     "videoscore2": Known(
         target="searchkit.metrics.videoscore2:VideoScore2",
@@ -132,4 +138,4 @@ def _load(judge: str, defaults: Mapping[str, Value], fps: float) -> Judge:
 
 
 def _parse(judge: str) -> tuple[Term, ...]:
-    return parse("judge", judge, {**JUDGES, **REWARDS})
+    return parse("judge", judge, {**REWARDS, **JUDGES})

@@ -26,6 +26,7 @@ from searchkit.rewards.qwen2_vl_pixels import (
     MIN_SAMPLED,
     SAMPLE_FPS,
     TEMPORAL_PATCH,
+    check_fps,
     check_frames,
     quantise,
     resize_video,
@@ -147,6 +148,7 @@ class VideoScore2:
     def answer(self, *, video: Tensor, prompt: str, fps: float) -> Answer:
         """Returns what the model writes of a video. Arguments and errors as of a call."""
         check_frames("video", video[None], [prompt])
+        check_fps(fps)
         seen = quantise(video[sampled_frames(len(video), fps)])
         height, width = resized_size(*video.shape[2:], min_pixels=MIN_PIXELS, max_pixels=max_pixels(len(seen)))
         patches, grid = to_patches(resize_video(seen, height=height, width=width)[None])

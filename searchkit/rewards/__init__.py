@@ -56,7 +56,11 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RewardScorer:
-    """Short: the image reward's mean over the newest chunk. Long: the video reward of the window (Stream-T1)."""
+    """Short: the image reward's mean over the newest chunk. Long: the video reward of the window (Stream-T1).
+
+    A window of a single frame, with which a stream of a model that goes frame by frame starts, is shown to the video
+    reward as two equal ones, since motion takes two.
+    """
 
     image: ImageReward
     video: VideoReward
@@ -71,10 +75,14 @@ class RewardScorer:
 
     def score_whole(self, views: Sequence[View]) -> list[float]:
         longs = [0.0] * len(views)
-        for rows, windows, prompts in _stacked([(view.window, view.prompt) for view in views]):
+        for rows, windows, prompts in _stacked([(_moving(view.window), view.prompt) for view in views]):
             for row, long in zip(rows, self.video(windows=windows, prompts=prompts).tolist(), strict=True):
                 longs[row] = long
         return longs
+
+
+def _moving(window: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return 2 * window if sum(map(len, window)) == 1 else window
 
 
 def _stacked(

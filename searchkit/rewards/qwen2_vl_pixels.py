@@ -45,6 +45,16 @@ def check_frames(name: str, frames: Tensor, prompts: Sequence[str]) -> None:
         raise ValueError(f"{name} must be from 0 to 1, got values from {low:.3g} to {high:.3g}{hint}")
 
 
+def check_fps(fps: float) -> None:
+    """Checks a frame rate, by which frames are chosen: a wrong one spoils all scores.
+
+    Raises:
+        ValueError: it is not from 1 to 240.
+    """
+    if not 1 <= fps <= 240:
+        raise ValueError(f"fps must be from 1 to 240 frames a second, got {fps}")
+
+
 def _meant(shape: list[int]) -> str:
     if len(shape) == 4:
         return ": one dimension is missing, of candidates or of frames"

@@ -7,13 +7,13 @@ Letters: B candidates, F pixel frames.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from searchkit.rewards import ImageReward, RewardScorer, VideoReward
-from searchkit.rewards.terms import MODEL_FILES, Files, Known, Term, Value, find_target, load_known, parse
+from searchkit.rewards.own import kind_of, make_own
+from searchkit.rewards.terms import MODEL_FILES, Files, Known, Term, Value, load_known, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,11 +85,17 @@ VIDEO_REWARDS: Mapping[str, Known] = {
     "videoreward": Known(
         target="searchkit.rewards.videoreward:VideoReward",
         options=(*_QWEN, "aspect", "normalised", "fps"),
-        card="code Apache-2.0, weights see KwaiVGI/VideoReward, 4.4 GB in bfloat16",
+        card="Apache-2.0, 4.4 GB in bfloat16",
         files=(
             _weights("KwaiVGI/VideoReward", "checkpoint-11352/model.pth", "model.pth"),
             _qwen("Qwen/Qwen2-VL-2B-Instruct"),
         ),
+    ),
+    "videoscore2": Known(
+        target="searchkit.rewards.videoscore2:VideoScore2Reward",
+        options=("weights", "revision", "device", "dtype", "attention", "seed", "max_tokens", "aspect", "fps"),
+        card="Apache-2.0, 16.6 GB in bfloat16",
+        files=(_model("TIGER-Lab/VideoScore2"),),
     ),
 }
 REWARDS: Mapping[str, Known] = {**IMAGE_REWARDS, **VIDEO_REWARDS}
@@ -102,7 +108,8 @@ class Rewards:
     Attributes:
         image: of the newest chunk's frames: hpsv3, pickscore, hpsv2, clipscore or aesthetic. Options come in brackets,
             as in 0.7*pickscore(stride=4) + 0.3*aesthetic(weights=/data/aesthetic); stride=4 scores every fourth frame.
-        video: of the window: videoreward, or one for images, which is averaged over the window's frames.
+        video: of the window: videoreward, or videoscore2, which is slow, or one for images, which is averaged over the
+            window's frames.
         device: where they run, unless an option says otherwise; None for cuda where there is one.
         dtype: of their networks, likewise.
     """
@@ -153,9 +160,11 @@ def load_reward(term: Term, *, defaults: Mapping[str, Value], fps: float) -> Ima
         ValueError: weights are not there or do not fit, or a reward of the user's own is none.
     """
     if term.is_own:
-        return _make_own(term)
+        return make_own(term)
     known = REWARDS[term.name]
     rate = {"fps": fps} if "fps" in known.options else {}
+    if (asked := dict(term.options).get("fps", fps)) != fps:
+        raise ValueError(f"fps of {term.name!r} must be {fps:g}, that of the videos, or left out, got {asked}")
     reward: ImageReward | VideoReward = load_known(known, {**defaults, **rate, **dict(term.options)})
     return reward
 
@@ -206,7 +215,7 @@ def combine_images(terms: Sequence[Term], load: Callable[[Term], Any]) -> ImageR
     members = []
     for term in terms:
         reward = load(term)
-        if _kind(term, reward) == "windows":
+        if kind_of(term.name, reward) == "windows":
             raise ValueError(f"image reward {term.name!r} scores videos: give it as the video reward")
         members.append((term.weight, cast(ImageReward, reward)))
     if len(members) == 1 and members[0][0] == 1.0:
@@ -219,44 +228,11 @@ def combine_videos(terms: Sequence[Term], load: Callable[[Term], Any]) -> VideoR
     members: list[tuple[float, VideoReward]] = []
     for term in terms:
         reward = load(term)
-        video = reward if _kind(term, reward) == "windows" else MeanOverFrames(image=reward)
+        video = reward if kind_of(term.name, reward) == "windows" else MeanOverFrames(image=reward)
         members.append((term.weight, video))
     if len(members) == 1 and members[0][0] == 1.0:
         return members[0][1]
     return VideoEnsemble(members=tuple(members))
-
-
-def _kind(term: Term, reward: Any) -> Literal["frames", "windows"]:
-    """Returns the keyword by which a reward takes what it scores.
-
-    Raises:
-        ValueError: it has neither that of images nor that of videos.
-    """
-    try:
-        keywords = inspect.signature(reward).parameters
-    except (TypeError, ValueError):  # it cannot be called, or does not tell
-        keywords = inspect.Signature().parameters
-    kinds: tuple[Literal["frames", "windows"], ...] = ("frames", "windows")
-    for kind in kinds:
-        if kind in keywords and "prompts" in keywords:
-            return kind
-    raise ValueError(
-        f"reward {term.name!r} is no reward: it must be called with frames=, prompts= for images, or with windows=, "
-        "prompts= for videos"
-    )
-
-
-def _make_own(term: Term) -> Any:
-    """Returns a reward of the user's own: a function as it is, a class made with the term's options."""
-    found = find_target("reward", term.name)
-    if isinstance(found, type):
-        try:
-            return found(**dict(term.options))
-        except TypeError as error:
-            raise ValueError(f"reward {term.name!r} cannot be made with its options: {error}") from error
-    if term.options:
-        raise ValueError(f"reward {term.name!r} is a function, which takes no options: got {term.options[0][0]!r}")
-    return found
 
 
 def _sum(scores: Any) -> Any:

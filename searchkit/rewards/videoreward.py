@@ -1,8 +1,8 @@
 """VideoReward: a video reward on Qwen2-VL-2B with LoRA (Liu et al. 2025, arXiv 2501.13918; KwaiVGI/VideoAlign).
 
-Card: base Qwen2-VL-2B-Instruct Apache-2.0, for the weights see the card of KwaiVGI/VideoReward. 2.2 B parameters
-without the language head, 4.4 GB in bf16. Visual quality, motion quality and text alignment as z-scores by published
-means and deviations, unbounded, and their sum; higher is better.
+Card: weights Apache-2.0 by their card (huggingface.co/KlingTeam/VideoReward, KwaiVGI's later name), base
+Qwen2-VL-2B-Instruct Apache-2.0. 2.2 B parameters without the language head, 4.4 GB in bf16. Visual quality, motion
+quality and text alignment as z-scores by published means and deviations, unbounded, and their sum; higher is better.
 Letters: B windows, F pixel frames, H and W their size.
 """
 
@@ -22,6 +22,7 @@ from searchkit.rewards.qwen2_vl import QWEN2_VL_2B, Inputs, RewardNetwork, load_
 from searchkit.rewards.qwen2_vl_chat import Chat, load_tokenizer, stand_in_tokenizer
 from searchkit.rewards.qwen2_vl_pixels import (
     MERGED,
+    check_fps,
     check_frames,
     quantise,
     resize_video,
@@ -86,8 +87,7 @@ class VideoReward:
     batch_size: int = 4
 
     def __post_init__(self) -> None:
-        if not 1 <= self.fps <= 240:
-            raise ValueError(f"fps must be from 1 to 240 frames a second, got {self.fps}")
+        check_fps(self.fps)
         if self.aspect not in ("overall", *Aspects._fields):
             raise ValueError(f"aspect must be overall, {', '.join(Aspects._fields)}, got {self.aspect!r}")
         if self.batch_size < 1:

@@ -98,7 +98,11 @@ def test_seconds_are_told_for_a_gpu(capsys):
 
 def test_licences_of_what_is_loaded_are_told(capsys):
     said = _said("--preset longlive", capsys)
-    assert "CC BY-NC-SA 4.0, not for commercial use" in said and "Weights of hpsv3: Apache-2.0" in said
+    assert "CC BY-NC-SA 4.0, not for commercial use" in said and "Weights of hpsv3: Apache-2.0, 15.5 GB" in said
+    assert "Weights of videoreward: Apache-2.0, 4.4 GB" in said and "tiny VAE" not in said
+    assert "Weights of the tiny VAE (madebyollin/taehv): MIT" in _said(
+        "--preset longlive --decode tiny --tiny-vae x", capsys
+    )
     random = _said("--preset longlive-rehearsal", capsys)
     assert "CC BY-NC-SA" not in random and "Weights of hpsv3" not in random
 
@@ -111,7 +115,7 @@ def test_licences_of_what_is_loaded_are_told(capsys):
         ("--preset longlive --dtype float32 --gpu h100 --dry-run", ("bfloat16", "float32")),
         ("--preset longlive --gpu tpu --dry-run", ("tpu",)),
         ("--utilisation 0", ("utilisation must be above 0",)),
-        ("--policy preview-pruning --policy.preview-passes 9 --dry-run", ("passes must be from 0 to 4",)),
+        ("--policy preview-pruning --policy.preview-passes 9 --dry-run", ("preview_passes of preview", "at most 4")),
     ],
 )
 def test_what_cannot_be_told_is_refused(argv, words, capsys):

@@ -48,7 +48,7 @@ def test_more_prompts_than_there_are_are_refused(num, tuning):
 
 def test_returning_prompts_come_back_to_where_they_were():
     for prompt in returning_prompts(16):
-        first, other, last = (cue.text for cue in cues(prompt, 18))
+        first, other, last = (cue.text for cue in cues(prompt, 18, shares=True))
         assert first == last != other
         assert {first, other} <= set(unseen_prompts(32))
     assert set(returning_prompts(16)).isdisjoint(returning_prompts(30, tuning=True))

@@ -16,7 +16,7 @@ def test_training_prompts_come_back_and_are_none_of_the_studies():
     from envs.shapes.world import Caption, is_held_out
 
     for prompt in training_prompts(20, seed=0):
-        first, other, last = (cue.text for cue in cues(prompt, NUM_CHUNKS))
+        first, other, last = (cue.text for cue in cues(prompt, NUM_CHUNKS, shares=True))
         assert first == last != other
         assert not is_held_out(Caption.parse(first)) and not is_held_out(Caption.parse(other))
     assert training_prompts(20, seed=0) == training_prompts(20, seed=0) != training_prompts(20, seed=1)

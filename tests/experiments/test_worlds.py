@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 import torch
 
 from experiments.arguments import parse
 from experiments.budget import at_budget
 from experiments.config import Execution, Experiment, with_prompts
+from experiments.dry_run import sketch_of
 from experiments.engines import choose_engine, in_process
 from experiments.presets import PRESETS
 from experiments.presets_wan import WAN_PRESETS
@@ -28,7 +30,7 @@ from searchkit.backbones.presets import MODELS
 from searchkit.rewards import registry
 from searchkit.rewards.registry import Rewards
 from searchkit.types import Policy, Route
-from searchkit.video import read_video, to_pixels
+from searchkit.video import read_video, to_pixels, write_video
 
 OWN_MODULE = """
 def brightness(*, frames, prompts):
@@ -132,6 +134,48 @@ def test_judge_measures_what_the_full_decoder_made(own_module):
     outcome = _run(_make_experiment(Greedy(), published=judged))
     expected = float(torch.from_numpy(outcome.pixels).float().div(255).std())
     assert outcome.result.measures == {f"{OWN}:contrast": pytest.approx(expected, abs=1e-5)}
+
+
+def _write_picture(path: Path, grey: int) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (96, 64), (grey, grey, grey)).save(path)
+
+
+def test_given_picture_begins_the_video_and_nothing_measures_it(own_module):
+    _write_picture(Path("given.png"), 200)
+    given = replace(SMALL, given="given.png", judges=(f"{OWN}:contrast",))
+    outcome = _run(_make_experiment(Greedy(), model="causal-forcing-framewise", published=given, num_chunks=2))
+    assert outcome.pixels.shape == (1 + 4 + 4, 32, 48, 3) and len(outcome.result.curve) == 2
+    expected = float(torch.from_numpy(outcome.pixels[1:]).float().div(255).std())
+    assert outcome.result.measures == {f"{OWN}:contrast": pytest.approx(expected, abs=1e-5)}
+    assert [segment.start_second for segment in outcome.result.segments] == [1 / 16]
+    plain = _run(_make_experiment(Greedy(), model="causal-forcing-framewise", num_chunks=3))
+    assert plain.pixels.shape == outcome.pixels.shape and not (plain.pixels == outcome.pixels).all()
+
+
+def test_another_given_picture_is_another_trial(own_module):
+    experiment = _make_experiment(Greedy(), published=replace(SMALL, given="given.png"))
+
+    def place() -> str:
+        loading.found_weights.cache_clear()
+        return Folder(Path("x"), experiment, model_checksum="1").place(experiment.trials[0]).name
+
+    places = []
+    for grey in (200, 200, 100):
+        _write_picture(Path("given.png"), grey)
+        places.append(place())
+    assert places[0] == places[1] != places[2]
+
+
+def test_command_goes_on_from_a_video(own_module, capsys):
+    write_video("given.mp4", np.full((30, 64, 96, 3), 99, np.uint8), 24)  # 20 frames at 16 a second: 9 are a chunk
+    line = [*LINE, "--given", "given.mp4", "--policies", "greedy", "--prompts", "A cat sits", "--num-chunks", "1"]
+    assert main([*line, "--dry-run"]) == 0
+    assert "given.mp4 makes 1 chunks before the first one" in capsys.readouterr().out
+    assert main([*line, "--out", "x"]) == 0
+    [video] = Path("x/trials").glob("*/video.mp4")
+    assert len(read_video(video)) == 9 + 12
 
 
 def test_models_own_route_is_taken_unless_a_policy_routes(own_module):
@@ -251,6 +295,13 @@ def test_shapes_experiments_are_told_apart_as_before():
     assert not any(name.startswith("published") for name in described)
 
 
+def test_captions_may_say_then_and_change_at_a_chunk_alone():
+    caption = "A man opens the door, then walks out, then @3 a dog barks, then sleeps"
+    experiment = with_prompts(parse(["--model", "longlive", "--prompts", caption]).experiment)
+    assert experiment.prompts == (caption,)
+    assert sketch_of(experiment, caption).switches == (3,)
+
+
 def test_long_prompts_are_prompts():
     prompt = "A cat sits. " * 100
     assert with_prompts(parse(["--model", "longlive", "--prompts", prompt]).experiment).prompts == (prompt.strip(),)
@@ -269,6 +320,13 @@ def test_models_of_real_size_are_not_loaded_several_times():
         ("--rewards.image pickscore", ("rewards.image is for published models", "pickscore")),
         ("--model longlive --rewards.image hpsv", ("image reward 'hpsv' is unknown", "nearest is 'hpsv3'")),
         ("--model longlive --judges hpsv3", ("judge 'hpsv3'", "reward of the search")),
+        (f"{' '.join(LINE)} --given none.png --out x", ("given must be an image or a video", "none.png")),
+        (
+            "--model causal-forcing-1step --policy preview-pruning",
+            ("preview_passes of preview-pruning must be at most 1", "causal-forcing-1step takes a chunk, got 2"),
+        ),
+        ("--policy preview-pruning --policy.preview-passes 5", ("must be at most 4", "shapes takes a chunk, got 5")),
+        ("--given none.png", ("given is for published models", "none.png")),
         ("--model longlive --num-prompts 3", ("num_prompts", "model shapes", "got 3 for longlive")),
         ("--model longlive --decode tiny", ("decode tiny needs --tiny-vae", "taew2_1.pth")),
         ("--model longlive --decode slow", ("--decode", "slow")),

@@ -3,7 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import gymnasium
@@ -137,3 +137,10 @@ def test_problem_that_cannot_be_opened_up_is_refused_by_name():
 def test_policy_refuses_options_below_one(name: str, value: int):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got {value}"):
         PreviewPruning(**{name: value})
+
+
+def test_preview_beyond_a_chunks_passes_is_refused_by_name(make_stream: MakeStream, model: VideoModel):
+    stream = make_stream(model=replace(model, sampler=Sampler(timesteps=(1000.0,)), first_passes=4))
+    with pytest.raises(ValueError, match="preview_passes must be at most those of chunk 1, got 2: passes must be"):
+        PreviewPruning(preview_passes=2)(stream, seed=0)
+    assert len(PreviewPruning(preview_passes=1)(stream, seed=0).best.actions) == 7

@@ -47,7 +47,7 @@ def test_even_shares_add_up_to_the_whole(cost: Cost, count: int):
         assert getattr(shares, field.name) == pytest.approx(getattr(cost, field.name))
 
 
-@pytest.mark.parametrize("name", ["peak_bytes", "peak_block_bytes", "peak_prefix_bytes"])
+@pytest.mark.parametrize("name", ["peak_bytes", "peak_block_bytes", "peak_prefix_bytes", "peak_cache_bytes"])
 def test_bytes_add_up_by_maximum(name: str):
     assert getattr(Cost(**{name: 3}) + Cost(**{name: 5}), name) == 5
     assert getattr(Cost(**{name: 6}).share(3), name) == 6

@@ -2,16 +2,19 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
 from policies import BeamSearch, Greedy, StreamT1
 from searchkit.codecs.wan import encode
+from searchkit.given import count_given, read_given
 from searchkit.live import LiveSearch
 from searchkit.memory import MemoryConfig
 from searchkit.stream import Stream
 from searchkit.types import Request
+from searchkit.video import write_video
 
 MEMORY = MemoryConfig(chunk_frames=2, window_frames=6, sink_frames=2, max_sink_frames=4)
 
@@ -113,3 +116,52 @@ def test_frames_that_are_no_video_of_0_to_1_are_refused():
         encode(_make_vae(), torch.rand(4, 3, 32, 48))
     with pytest.raises(ValueError, match="from 0 to 1, got"):
         encode(_make_vae(), torch.rand(1, 3, 32, 48) * 255)
+
+
+def _write_file(path, num_frames: int, height: int = 64, width: int = 96, rate: int = 16):
+    """Writes a video whose frames are told apart by their greys: 0, 8, 16, ..."""
+    greys = (8 * np.arange(num_frames)).astype(np.uint8)
+    write_video(path, np.broadcast_to(greys[:, None, None, None], (num_frames, height, width, 3)).copy(), rate, crf=0)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "chunk_frames", "num_chunks"), [(1, 1, 1), (4, 1, 1), (5, 1, 2), (9, 3, 1), (20, 3, 1), (21, 3, 2)]
+)
+def test_file_gives_the_whole_chunks_at_its_end(tmp_path, num_frames, chunk_frames, num_chunks):
+    path = _write_file(tmp_path / "clip.mp4", num_frames)
+    frames = read_given(path, height=32, width=48, chunk_frames=chunk_frames)
+    count = 4 * num_chunks * chunk_frames - 3
+    assert frames.shape == (count, 3, 32, 48)
+    assert (255 * frames.mean((1, 2, 3)) / 8).round().tolist() == list(range(num_frames - count, num_frames))
+    assert count_given(path, chunk_frames=chunk_frames) == num_chunks
+
+
+def test_middle_of_a_picture_is_given_scaled(tmp_path):
+    from PIL import Image
+
+    picture = np.zeros((64, 112, 3), np.uint8)
+    picture[:, 8:104] = (np.arange(96) * 2)[None, :, None]  # what 32 x 48 pixels see of it
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    [frame] = read_given(tmp_path / "picture.png", height=32, width=48, chunk_frames=1)
+    expected = torch.arange(96).mul(2.0).reshape(48, 2).mean(1) / 255
+    torch.testing.assert_close(frame[:, :, 2:-2], expected[2:-2].expand(3, 32, 44), atol=0.01, rtol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "size", "rate", "words"),
+    [
+        (8, (64, 96), 16, r"at least 9 frames at 16 a second, .*clip\.mp4' has 8: .* causal-forcing-framewise"),
+        (9, (96, 64), 16, r"about the video's shape, 32 x 48 pixels, and .* is 96 x 64, of which 44% would be seen"),
+        (9, (64, 96), 10, r"given video .*clip\.mp4' must have at least 16 frames a second, got 10"),
+    ],
+)
+def test_file_that_does_not_suit_is_refused(tmp_path, num_frames, size, rate, words):
+    path = _write_file(tmp_path / "clip.mp4", num_frames, *size, rate)
+    with pytest.raises(ValueError, match=words):
+        read_given(path, height=32, width=48, chunk_frames=3)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"given must be an image or a video: .*none\.png cannot be read: No"):
+        count_given(tmp_path / "none.png", chunk_frames=1)

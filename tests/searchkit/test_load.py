@@ -16,12 +16,14 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from policies import StreamT1
 from searchkit.backbones.load import load_model, random_model
-from searchkit.backbones.presets import LONGLIVE, MODELS, REDUCED, SELF_FORCING
+from searchkit.backbones.presets import LONGLIVE, MODELS, REDUCED, SELF_FORCING, WAN_14B
 from searchkit.backbones.sources import Source
 from searchkit.backbones.text import TextEncoder
 from searchkit.backbones.wan import CausalWan
 from searchkit.codecs.wan import WanDecoder
+from searchkit.memory import Memory
 from searchkit.model import VideoModel
+from searchkit.plan import Workload
 from searchkit.rewards import View
 from searchkit.stream import Stream
 from searchkit.types import Scores
@@ -165,13 +167,13 @@ def test_repositories_load_from_the_hubs_cache(files, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     made = []
-    for source in (Source("user/name"), Source("user/name", revision=commit)):
+    for source in (Source("user/name"), Source("user/name", revision=commit), Source(f"user/name@{commit}")):
         encoder = TextEncoder(source, dtype=torch.float32, cache=tmp_path / "prompts")
         options = {"encode_text": encoder, "wan": source, "dtype": torch.float32, "height": HEIGHT, "width": WIDTH}
         model = load_model(LONGLIVE, source, **options)
         made.append((model.checksum, _searched(model, horizon=1)))
         assert source.identity("vae") == f"user/name@{commit}/vae"
-    assert made[0][0] == made[1][0]
+    assert made[0][0] == made[1][0] == made[2][0]
     assert torch.equal(made[0][1], made[1][1])
     with pytest.raises(ValueError, match="'user/other' are no folder here"):
         Source("user/other").find("config.json")
@@ -186,6 +188,15 @@ def test_missing_and_unexpected_weights_are_named(files, encoder, tmp_path):
     tensors["head"] = tensors.pop("proj_out.bias")
     save_file(tensors, broken / "transformer" / WEIGHTS, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"missing: proj_out\.bias; unexpected: head"):
+        _load(broken, files, encoder)
+
+
+def test_misshaped_weights_are_named(files, encoder, tmp_path):
+    broken = _copied(files, tmp_path / "broken")
+    tensors = load_file(broken / "transformer" / WEIGHTS)
+    tensors["proj_out.bias"] = torch.zeros(3)
+    save_file(tensors, broken / "transformer" / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"weights '.*' cannot be loaded: .*proj_out\.bias expected shape .* got .*3"):
         _load(broken, files, encoder)
 
 
@@ -212,6 +223,13 @@ def test_name_of_nothing_is_refused():
         Source("longlive")
 
 
+def test_hub_id_may_bring_its_revision():
+    assert Source("user/name@v1.0") == Source("user/name", "v1.0") == Source("user/name@v1.0", "v1.0")
+    assert Source("user/name@v1.0").arguments() == {"pretrained_model_name_or_path": "user/name", "revision": "v1.0"}
+    with pytest.raises(ValueError, match=r"revision must be that of 'user/name@v1', or left out, got 'v2'"):
+        Source("user/name@v1", "v2")
+
+
 def test_revision_of_a_folder_is_refused(files):
     with pytest.raises(ValueError, match="revision is for hub ids, got 'main'"):
         Source(str(files), revision="main")
@@ -236,6 +254,17 @@ def test_every_model_runs_at_reduced_size_with_random_weights(model):
     frames = 8 * model.memory.chunk_frames
     assert output.best.video.shape == (4 * frames - 3, 3, 16, 16)
     assert output.best.video.isfinite().all()
+
+
+def test_network_of_wans_14b_sizes_runs_by_its_shapes():
+    with torch.device("meta"), torch.no_grad():
+        engine = CausalWan(WanTransformer3DModel(**WAN_14B.arguments), latent_size=(60, 104))
+        chunk, prefix = torch.empty(1, 3, 16, 60, 104), engine.assemble(Memory(), starts=())
+        where = {"start_frame": [0], "prefixes": [prefix], "text": [engine.encode_text(torch.empty(512, 4096))]}
+        assert engine.flow(chunk, torch.empty(1), **where).shape == chunk.shape
+        [(keys, values)] = engine.clean(chunk, **where)
+    assert keys.shape == values.shape == (40, 4680, 40, 128)
+    assert keys.nbytes + values.nbytes == Workload(size=WAN_14B).key_value_bytes(3, itemsize=4)
 
 
 def test_random_weights_have_the_dtypes_of_loaded_ones(files, encoder):

@@ -77,7 +77,9 @@ POLICIES: dict[str, Policy] = {
 }
 
 
-def _sketch_of(stream: Stream, policy: Policy, *, switches: tuple[int, ...] = ()) -> tuple[Sketch, Any, Any]:
+def _sketch_of(
+    stream: Stream, policy: Policy, *, switches: tuple[int, ...] = (), given: int = 0
+) -> tuple[Sketch, Any, Any]:
     """Searches a stream, and then its sketch by the scores that the stream gave."""
     output = policy(stream, seed=0)
     seen: dict[tuple[Action, ...], Scores] = {record.lineage: record.scores for record in output.records}
@@ -85,6 +87,7 @@ def _sketch_of(stream: Stream, policy: Policy, *, switches: tuple[int, ...] = ()
         memory=stream.model.memory,
         num_passes=stream.model.sampler.num_passes,
         first_passes=stream.model.first_passes,
+        given=given,
         switches=switches,
         horizon=stream.horizon,
         score=seen.__getitem__,
@@ -108,6 +111,22 @@ def test_sketch_spends_and_holds_what_the_stream_does(make_model: MakeModel, sco
     held = max(level.block_frames for level in sketch.levels) * frame
     # A stream does not count the chunk that leaves at once after it ran again; parents settle averages in turn.
     assert real.cost.peak_block_bytes <= held <= real.cost.peak_block_bytes + 6 * frame
+    assert max(max(level.prefixes) for level in sketch.levels) * frame == real.cost.peak_prefix_bytes
+
+
+@pytest.mark.parametrize("given", [1, 3, 6])
+def test_sketch_goes_on_from_given_chunks_as_the_stream_does(make_model: MakeModel, scorer, given):
+    memory = MemoryConfig(chunk_frames=2, window_frames=8, sink_frames=2, max_sink_frames=6)
+    model = replace(make_model(memory=memory), first_passes=3, prefix_budget=0)
+    latents = torch.randn(2 * given, *model.latent_shape)
+    stream = Stream(model=model, scorer=scorer, prompt="a prompt, then @2 another", horizon=6, given=latents)
+    policy = StreamT1(routing=replace(ALWAYS, long_threshold=-9.0))
+    sketch, real, drawn = _sketch_of(stream, policy, switches=(2,), given=given)
+    assert [record.lineage for record in drawn.records] == [record.lineage for record in real.records]
+    assert drawn.best.leaving == real.best.leaving
+    assert drawn.cost.passes == pytest.approx(real.cost.passes)
+    assert sketch.clean.total() == pytest.approx(real.cost.clean_passes)
+    frame = model.engine.prefix_bytes(1)
     assert max(max(level.prefixes) for level in sketch.levels) * frame == real.cost.peak_prefix_bytes
 
 

@@ -1,6 +1,7 @@
 """Prompts that change in mid-stream: when their texts hold, and what a change does to memory and scores."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +31,20 @@ MakeStream = Callable[..., Stream]
     ],
 )
 def test_texts_share_the_video_or_start_where_they_say(prompt: str, horizon: int | None, expected: list[Cue]):
-    assert list(cues(prompt, horizon)) == expected
+    assert list(cues(prompt, horizon, shares=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a, then b", [(0, "a, then b")]),
+        ("a, then b, then @5 c, then\nd", [(0, "a, then b"), (5, "c, then\nd")]),
+        ("a, then @home, then @7", [(0, "a, then @home, then @7")]),
+    ],
+)
+def test_words_of_a_caption_change_nothing_without_a_chunk(prompt: str, expected: list[Cue]):
+    assert list(cues(prompt, 7)) == expected
+    assert list(cues(prompt, None)) == expected
 
 
 @pytest.mark.parametrize(
@@ -46,7 +60,15 @@ def test_texts_share_the_video_or_start_where_they_say(prompt: str, horizon: int
 )
 def test_schedules_that_cannot_be_are_refused(prompt: str, horizon: int | None, words: str):
     with pytest.raises(ValueError, match=words):
-        cues(prompt, horizon)
+        cues(prompt, horizon, shares=True)
+
+
+def test_model_says_whether_words_alone_change_a_prompt(make_stream: MakeStream, model: VideoModel):
+    texts = [
+        [prompt.text for prompt in make_stream(prompt="one, then two", model=each).root.prompts]
+        for each in (model, replace(model, shares=True))
+    ]
+    assert texts == [["one, then two"], ["one", "two"]]
 
 
 def _walk(stream: Stream, num: int) -> list[StreamState]:

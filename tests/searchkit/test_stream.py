@@ -517,6 +517,15 @@ def test_cold_scores_are_of_what_is_decoded_from_nothing(make_stream: MakeStream
         assert state.scores[chunk] == pytest.approx(by_hand, abs=1e-5)
 
 
+@pytest.mark.parametrize("prefix_budget", [2**28, 0])
+def test_decoder_caches_of_a_level_are_counted(make_stream: MakeStream, make_model: MakeModel, prefix_budget: int):
+    stream = make_stream(model=replace(make_model(), prefix_budget=prefix_budget), horizon=2)
+    cost = BeamSearch(beam_width=2, children=3)(stream, seed=0).cost
+    one = 4 * 4 * 4 * 4  # a latent frame in float32
+    assert cost.peak_cache_bytes == (2 + 6) * one
+    assert Greedy()(make_stream(decoding="cold"), seed=0).cost.peak_cache_bytes == 0
+
+
 def test_cold_decoding_changes_scores_but_not_the_video(make_stream: MakeStream):
     cold, streamed = (
         _replay(make_stream(decoding=decoding, long_window=2), _actions(5)) for decoding in ("cold", "streamed")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from searchkit.video import height_of, read_video, smaller, to_pixels, write_video
+from searchkit.video import height_of, read_frames, read_video, smaller, to_pixels, write_video
 
 
 def _make_clip(frames: int = 9, height: int = 64, width: int = 48) -> np.ndarray:
@@ -45,6 +45,47 @@ def test_smaller_video_shows_the_same_at_the_same_speed(tmp_path):
         assert container.streams.video[0].average_rate == 16
 
 
+def _write_greys(path, rate: int, num: int) -> None:
+    """Writes a video whose frames are told apart by their greys."""
+    greys = np.arange(num, dtype=np.uint8) * 8
+    write_video(path, np.broadcast_to(greys[:, None, None, None], (num, 16, 16, 3)).copy(), rate, crf=0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "num", "expected"),
+    [
+        (16, 5, [0, 1, 2, 3, 4]),
+        (32, 9, [0, 2, 4, 6, 8]),
+        (24, 10, [0, 2, 3, 5, 6, 8, 9]),  # the second moment lies between frames 1 and 2, the later one is taken
+        (30, 12, [0, 2, 4, 6, 8, 9, 11]),
+    ],
+)
+def test_video_is_read_at_another_speed_by_its_nearest_frames(rate, num, expected, tmp_path):
+    _write_greys(tmp_path / "clip.mp4", rate, num)
+    greys = [round(float(frame.mean()) / 8) for frame in read_frames(tmp_path / "clip.mp4", fps=16)]
+    assert greys == expected
+
+
+def test_slow_video_is_refused(tmp_path):
+    _write_greys(tmp_path / "clip.mp4", 8, 4)
+    with pytest.raises(ValueError, match=r"clip\.mp4' must have at least 16 frames a second, got 8"):
+        list(read_frames(tmp_path / "clip.mp4", fps=16))
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_image_is_a_video_of_one_upright_frame(orientation, turns, tmp_path):
+    from PIL import Image
+
+    picture = np.zeros((32, 48, 3), np.uint8)
+    picture[:16, :16] = 255
+    orientations = Image.Exif()
+    orientations[0x0112] = orientation  # as a camera says how it was held
+    Image.fromarray(picture).save(tmp_path / "picture.jpg", exif=orientations, quality=95)
+    [frame] = read_frames(tmp_path / "picture.jpg", fps=16)
+    upright = np.rot90(picture, turns)
+    assert frame.shape == upright.shape and np.abs(frame.astype(int) - upright).mean() < 3
+
+
 def test_streams_video_becomes_pixels():
     import torch
 
@@ -78,8 +119,9 @@ def test_errors_name_the_file(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(OSError, match=r"text\.mp4 cannot be read"):
         smaller(tmp_path / "text.mp4", height=64, crf=16)
-    with pytest.raises(OSError, match=r"text\.mp4 cannot be read"):
-        read_video(tmp_path / "text.mp4")
+    for read in (read_video, lambda path: list(read_frames(path, fps=16))):
+        with pytest.raises(OSError, match=r"text\.mp4 cannot be read"):
+            read(tmp_path / "text.mp4")
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError, match="taken cannot be written"):
         write_video(tmp_path / "taken", _make_clip(), 16)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from searchkit.codecs.convert import diffusers_name, load, original_name
 from searchkit.codecs.wan import Cache, WanDecoder
+from searchkit.level import cache_bytes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -116,6 +117,13 @@ def test_caches_hold_no_bytes_but_their_own(decoder, num):
     tensors = [tensor for cache in caches for tensor in _tensors(cache)]
     assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in tensors)
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == len(tensors)
+
+
+def test_bytes_of_shared_caches_are_counted_once(decoder):
+    _, [cache, other] = decoder.decode(_make_latents(2, frames=2), [None, None])
+    size = sum(entry.nbytes for entry in cache if isinstance(entry, torch.Tensor))
+    assert cache_bytes([cache]) == cache_bytes([cache, cache, None]) == size
+    assert cache_bytes([cache, other]) == 2 * size
 
 
 def test_streams_at_their_start_do_not_mix_with_others(decoder):

@@ -12,7 +12,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from searchkit.metrics import check_judges
 from searchkit.metrics.videoscore2 import VideoScore2, max_pixels, positions, read_scores, sampled_frames
+from searchkit.rewards.registry import REWARDS, Rewards, load_reward
+from searchkit.rewards.terms import parse
+from searchkit.rewards.videoscore2 import VideoScore2Reward
 
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
 
@@ -205,6 +209,44 @@ def test_the_answer_depends_on_seed_and_video(judge, folder):
     assert judge.answer(**{**asked, "video": 1 - asked["video"]}).tokens != first
 
 
+# As a reward
+
+
+def _unsure(*, video: Tensor, prompt: str, fps: float) -> dict[str, float]:
+    assert fps == 8
+    text = math.nan if prompt == "a cat" else 3.0
+    return {"videoscore2_visual": float(video.mean()), "videoscore2_text": text, "videoscore2_physics": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("aspect", "expected"), [("overall", [1.5 / 3, 4.25 / 3]), ("text", [0.0, 3.0]), ("visual", [0.5, 0.25])]
+)
+def test_a_search_may_go_by_what_was_written(aspect, expected):
+    windows = torch.tensor([0.5, 0.25])[:, None, None, None, None].expand(2, 4, 3, 60, 90)
+    reward = VideoScore2Reward(judge=_unsure, fps=8, aspect=aspect)
+    assert reward(windows=windows, prompts=["a cat", "a dog"]).tolist() == pytest.approx(expected)
+
+
+def test_the_reward_loads_as_the_judge_does(folder):
+    (term,) = parse("reward", f"videoscore2(weights={folder}, max_tokens=3, seed=5, aspect=physics)", REWARDS)
+    reward = load_reward(term, defaults={"device": "cpu", "dtype": "float32"}, fps=16)
+    assert (reward.fps, reward.aspect) == (16, "physics")
+    assert (reward.judge.seed, reward.judge.max_tokens, reward.judge.model.dtype) == (5, 3, torch.float32)
+    assert 0 <= float(reward(windows=_make_video(4)[None], prompts=["a cat"])) <= 5
+
+
+def test_a_search_that_goes_by_it_has_other_judges():
+    with pytest.raises(ValueError, match="judge 'videoscore2' is a reward of the search"):
+        check_judges(["videoscore2(seed=1)"], Rewards(video="videoscore2"))
+    with pytest.raises(ValueError, match="judge 'videoscore2' has no option 'aspect'"):
+        check_judges(["videoscore2(aspect=text)"])
+
+
+def test_a_wrong_aspect_is_refused(judge):
+    with pytest.raises(ValueError, match="aspect must be overall, visual, text or physics, got 'motion'"):
+        VideoScore2Reward(judge=judge, fps=16, aspect="motion")  # type: ignore[arg-type]
+
+
 # What is refused
 
 
@@ -215,6 +257,11 @@ def test_the_answer_depends_on_seed_and_video(judge, folder):
 def test_videos_of_another_kind_are_refused(judge, video, message):
     with pytest.raises(ValueError, match=message):
         judge(video=video, prompt="a cat", fps=16)
+
+
+def test_a_frame_rate_that_cannot_be_is_refused(judge):
+    with pytest.raises(ValueError, match="fps must be from 1 to 240 frames a second, got 0"):
+        judge(video=torch.rand(4, 3, 60, 90), prompt="a cat", fps=0)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):

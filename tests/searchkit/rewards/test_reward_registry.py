@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from searchkit.rewards import View
+from searchkit.rewards import RewardScorer, View
 from searchkit.rewards.clip import PickScore
 from searchkit.rewards.clip_model import ClipSize, make_clip, stand_in_tokenizer
 from searchkit.rewards.registry import (
@@ -55,6 +55,23 @@ class Still:
 
 def neither(images):
     return images
+
+def flat(*, frames, prompts):
+    return frames.mean((1, 2, 3, 4))
+
+def counted(*, frames, prompts):
+    return frames.gt(0.5).sum((2, 3, 4))
+
+def listed(*, frames, prompts):
+    return frames.mean((2, 3, 4)).tolist()
+
+def undefined(*, frames, prompts):
+    scores = frames.mean((2, 3, 4))
+    scores[prompts.index("two dogs"), 1] = float("nan")
+    return scores
+
+def unbounded(*, windows, prompts):
+    return windows.mean((1, 2, 3, 4)).log() / 0
 
 number = 3
 """
@@ -137,7 +154,7 @@ def test_rewards_are_checked_when_they_are_chosen():
     Rewards(image="0.5*pickscore+0.5*own:reward", video="clipscore")
     with pytest.raises(ValueError, match="image reward 'videoreward' is unknown"):
         Rewards(image="videoreward")
-    with pytest.raises(ValueError, match="video reward 'videoscore' is unknown: the nearest is 'videoreward'"):
+    with pytest.raises(ValueError, match="video reward 'videoscore' is unknown: the nearest is 'videoscore2'"):
         Rewards(video="videoscore")
 
 
@@ -197,6 +214,38 @@ def test_functions_and_classes_of_the_users_score():
 def test_what_is_no_reward_is_refused(image, message):
     with pytest.raises(ValueError, match=message):
         load_scorer(Rewards(image=image, video="own_rewards:Still", device="cpu"), fps=16)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("image", "video", "message"),
+    [
+        ("flat", "Still", r"'own_rewards:flat' must return floating point \[2, 4\], .*, got torch.float32 \[2\]"),
+        ("counted", "Still", r"'own_rewards:counted' must return floating point .* got torch.int64 \[2, 4\]"),
+        ("listed", "Still", r"'own_rewards:listed' must return floating point .* got list"),
+        ("undefined", "Still", r"'own_rewards:undefined' returned \[0\.\d+, nan, .*\] for 'two dogs'"),
+        ("bright", "unbounded", r"'own_rewards:unbounded' returned -inf for 'a cat'"),
+        ("bright", "2*own_rewards:flat + own_rewards:Still", r"'own_rewards:flat' must return floating point \[2, 8\]"),
+    ],
+)
+def test_wrong_scores_are_told_of_with_the_rewards_name(image, video, message):
+    chosen = video if ":" in video else f"own_rewards:{video}"
+    scorer = load_scorer(Rewards(image=f"own_rewards:{image}", video=chosen, device="cpu"), fps=16)
+    with pytest.raises(ValueError, match=message):
+        scorer.score([_make_view(), _make_view("two dogs")])
+
+
+def test_a_single_frame_is_shown_to_the_video_reward_as_two():
+    frame = torch.rand(1, 3, 8, 8)
+    scorer = RewardScorer(image=_bright, video=_still)
+    [score] = scorer.score([View("a cat", (), (frame,), frame)])
+    assert score == (pytest.approx(float(frame.mean())), 0.0)
+
+
+@pytest.mark.usefixtures("own")
+def test_another_frame_rate_than_the_videos_is_refused():
+    with pytest.raises(ValueError, match="fps of 'videoreward' must be 16, that of the videos, or left out, got 8"):
+        load_scorer(Rewards(image="own_rewards:bright", video="videoreward(fps=8)", device="cpu"), fps=16)
 
 
 # Ensembles
