@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import json
 import math
@@ -91,6 +92,7 @@ def _named(policy: Policy) -> tuple[str, dict[str, Any]]:
     return name, differing[name]
 
 
+@functools.cache
 def _starting_options(own: type[Any]) -> dict[str, dict[str, Any]]:
     """Returns the options that names of a class stand for; a class of the user's own has one name."""
     named = [(name, start()) for name, start in POLICIES.items()]

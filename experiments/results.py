@@ -149,7 +149,7 @@ class Folder:
         """The scores that trials of this folder share."""
         from searchkit.rewards.known import KnownScores
 
-        return KnownScores(self.path / "scores", scored_by=_hash(self._shared()))
+        return KnownScores(self.path / "scores", scored_by=_hash(self._shared))
 
     def _beside(self, trial: Trial, what: str) -> Path:
         place = self.place(trial)
@@ -192,8 +192,9 @@ class Folder:
             "video": str(one.video.relative_to(self.path)),
         }
 
+    @functools.cached_property
     def _shared(self) -> dict[str, Any]:
-        """Returns what determines the results of all trials alike."""
+        """What determines the results of all trials alike."""
         settings = plain(self.experiment.settings())
         for name in ("prompts", "seeds"):  # a trial has its own
             del settings[name]
@@ -208,7 +209,7 @@ class Folder:
     def _identity(self, trial: Trial) -> dict[str, Any]:
         own = getattr(sys.modules[type(trial.policy).__module__], "__file__", None)  # a class typed in has none
         return {
-            **self._shared(),
+            **self._shared,
             "policy": policy_name(trial.policy),
             "policy-code": _code_hash((Path(own),)) if own else None,
             "options": plain(flat(trial.policy)),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -145,9 +145,7 @@ class Journaled(Wrapper[StreamState]):
         if (found := self._recall("whole", asked)) is not None:
             return [Whole(score, Cost(**cost)) for score, cost in found["wholes"]]
         wholes = self.problem.score_whole(self.real(states))
-        self._calls.append(
-            {"kind": "whole", "asked": asked, "wholes": [(one.score, asdict(one.cost)) for one in wholes]}
-        )
+        self._calls.append({"kind": "whole", "asked": asked, "wholes": [(one.score, vars(one.cost)) for one in wholes]})
         self._write({})
         return wholes
 
@@ -255,7 +253,7 @@ class Journaled(Wrapper[StreamState]):
                 "scores": child.scores,
                 "leaving": child.state.leaving,
                 "has_prefix": child.state.slot is not None and child.state.slot.prefix is not None,
-                "cost": asdict(child.cost),
+                "cost": vars(child.cost),
             }
             for parent, child in zip(parents, children, strict=True)
         ]
@@ -272,7 +270,7 @@ class Journaled(Wrapper[StreamState]):
     def _keep_drafts(
         self, kind: str, asked: list[Any], drafts: Sequence[Draft[StreamState]], **others: Any
     ) -> Sequence[Draft[StreamState]]:
-        made = [{"passes_done": draft.passes_done, "cost": asdict(draft.cost)} for draft in drafts]
+        made = [{"passes_done": draft.passes_done, "cost": vars(draft.cost)} for draft in drafts]
         self._calls.append({"kind": kind, "asked": asked, "drafts": made, **others})
         return drafts
 

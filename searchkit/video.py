@@ -47,7 +47,7 @@ def write_video(path: str | Path, frames: Pixels, fps: int, *, crf: int = 16) ->
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
         with av.open(str(path), "w", format="mp4") as container:
-            stream: Any = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "fast"})
+            stream: Any = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "ultrafast"})
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             for frame in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -140,7 +140,7 @@ def smaller(path: str | Path, *, height: int, crf: int) -> bytes:
         with av.open(str(path)) as source, av.open(written, "w", format="mp4") as target:
             shown: Any = source.streams.video[0]
             shown.thread_type = "AUTO"
-            options = {"crf": str(crf), "preset": "veryfast"}
+            options = {"crf": str(crf), "preset": "ultrafast"}
             stream: Any = target.add_stream("libx264", rate=shown.average_rate, options=options)
             width = shown.width * height / shown.height
             stream.width, stream.height, stream.pix_fmt = 2 * round(width / 2), 2 * round(height / 2), "yuv420p"

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from experiments.benchmark import chunk, joins, streams
 from experiments.benchmark.models import Speedups, WanSize, shapes_stream, wan_stream
+from experiments.benchmark.overhead import overhead
 from experiments.benchmark.timing import Figure
 from policies import StreamT1
 from searchkit.stream import Stream
@@ -96,6 +97,7 @@ def _shapes_figures(costs: Sequence[chunk.ChunkCost], repeats: int) -> Iterator[
     yield from streams.long_stream(repeats)
     yield from streams.first_chunks()
     yield from streams.command_line(3)
+    yield from overhead(repeats)
 
 
 def _join_figures(repeats: int) -> Iterator[Figure]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from experiments.benchmark.timing import Figure, interleaved
-from experiments.config import Experiment, Trial
+from experiments.config import Execution, Experiment, Trial
 from experiments.presets import shapes_quick
 from experiments.progress import make_reporter
 from experiments.results import Folder
@@ -23,7 +25,8 @@ from policies import StreamT1
 def overhead(repeats: int) -> Iterator[Figure]:
     """Yields what a 5 s trial of Stream-T1 takes with all that is around it, over the same trial in memory alone.
 
-    Both sides search, decode and measure. What a run does once, such as W&B's start, is not a trial's.
+    Both sides search, decode and measure, on as many threads as a run takes by itself. What a run does once, such as
+    W&B's start, is not a trial's.
     """
     experiment = replace(shapes_quick(), policies=(StreamT1(),))
     [prompt, *_], world = experiment.prompts, world_of(experiment)
@@ -42,13 +45,24 @@ def overhead(repeats: int) -> Iterator[Figure]:
             }
             for side in sides.values():  # W&B starts, and kernels are loaded
                 side()
-            seconds = interleaved(sides, repeats)
+            with _threads(Execution().threads):
+                seconds = interleaved(sides, repeats)
     name = "5 s Stream-T1, a trial"
     yield Figure(f"{name}: searched, decoded and measured", seconds["bare"], "s")
     yield Figure(
         f"{name}: journal, store, scores, tracking and progress", seconds["no clips"] / seconds["bare"] - 1, "", 0.03
     )
     yield Figure(f"{name}: the same and pictures of all candidates", seconds["whole"] / seconds["bare"] - 1, "")
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _stored(
