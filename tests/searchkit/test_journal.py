@@ -156,6 +156,16 @@ def test_search_goes_on_where_the_prompt_changes_and_parents_take_turns(position
         assert torch.equal(resumed_best.video, best.video)
 
 
+def test_search_goes_on_after_given_chunks(make_counting, tmp_path):
+    options = {"given": torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(0))}
+    whole, best, _ = _search(StreamT1(), make_counting(**options), tmp_path / "whole")
+    for count in range(HORIZON + 1):
+        folder = _first_files(tmp_path / "whole", count, tmp_path / str(count))
+        resumed, resumed_best, _ = _search(StreamT1(), make_counting(**options), folder)
+        _assert_same(resumed, resumed_best, whole, best)
+        assert torch.equal(resumed_best.video, best.video)
+
+
 def test_state_made_again_holds_what_it_held(make_counting, tmp_path):
     _, best, _ = _search(StreamT1(), make_counting(), tmp_path)
     _, again, journal = _search(StreamT1(), make_counting(), tmp_path)
