@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 from searchkit.cost import Cost
-from searchkit.files import written_whole
+from searchkit.journal_file import Notes, Place, action_of, place_of, read_calls, read_latents, read_notes, write_calls
 from searchkit.state import StreamState
 from searchkit.stream import Made, Stream
-from searchkit.types import Action, Child, Draft, Preview, Request, Route, Scores, Whole
+from searchkit.types import Action, Child, Draft, Preview, Request, Scores, Whole
 from searchkit.wrappers import Wrapper
 
 if TYPE_CHECKING:
@@ -31,12 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the files; others are passed over
-LATENTS, NOTE = "latents", "note."
-
-# A candidate's place: the file that holds it, and its row among those of the file. None is the root.
-Place = tuple[int, int] | None
-Notes = Mapping[str, "Tensor"]
 Children = Sequence[Child[StreamState]]
 
 
@@ -146,7 +140,7 @@ class Journaled(Wrapper[StreamState]):
             return [Whole(score, Cost(**cost)) for score, cost in found["wholes"]]
         wholes = self.problem.score_whole(self.real(states))
         self._calls.append({"kind": "whole", "asked": asked, "wholes": [(one.score, vars(one.cost)) for one in wholes]})
-        self._write({})
+        self._write()
         return wholes
 
     def real(self, states: Sequence[StreamState | Remembered]) -> list[StreamState]:
@@ -169,15 +163,15 @@ class Journaled(Wrapper[StreamState]):
         for place in places:
             while place is not None and place not in parents:
                 file, row = place
-                child = _read(self._path(file))[-1]["children"][row]
+                child = read_calls(self._path(file))[-1]["children"][row]
                 rows.setdefault(file, {})[row] = child
-                parents[place] = place = _place_of(child["parent"])
+                parents[place] = place = place_of(child["parent"])
         states: dict[Place, StreamState] = {None: self.problem.root}
         for file in sorted(rows):
-            latents = _read_tensors(self._path(file))[LATENTS]
+            latents = read_latents(self._path(file))
             made = [
                 Made(
-                    Request(states[_place_of(child["parent"])], _action(child["action"])),
+                    Request(states[place_of(child["parent"])], action_of(child["action"])),
                     Scores(*child["scores"]),
                     latents[row].clone(),
                     child["has_prefix"],
@@ -193,7 +187,7 @@ class Journaled(Wrapper[StreamState]):
         if not self._goes_on:
             return None
         if not self._left:
-            self._left, self._answered = _read(self._path(self._next)), []
+            self._left, self._answered = read_calls(self._path(self._next)), []
             self._next += 1
         wanted = json.loads(json.dumps([kind, asked]))
         if self._left and [self._left[0]["kind"], self._left[0]["asked"]] == wanted:
@@ -224,7 +218,7 @@ class Journaled(Wrapper[StreamState]):
         file = self._next - 1
         children = []
         for row, (child, parent) in enumerate(zip(found["children"], parents, strict=True)):
-            action, scores = _action(child["action"]), Scores(*child["scores"])
+            action, scores = action_of(child["action"]), Scores(*child["scores"])
             state = Remembered(
                 (file, row),
                 actions=(*parent.actions, action),
@@ -233,8 +227,7 @@ class Journaled(Wrapper[StreamState]):
             )
             children.append(Child(cast(StreamState, state), scores, Cost(**child["cost"])))
         if self.told is not None:
-            tensors = _read_tensors(self._path(file))
-            self.told(children, {name.removeprefix(NOTE): one for name, one in tensors.items() if name != LATENTS})
+            self.told(children, read_notes(self._path(file)))
         return children
 
     def _recalled_draft(self, request: Request[StreamState], made: Mapping[str, Any]) -> Draft[StreamState]:
@@ -242,8 +235,6 @@ class Journaled(Wrapper[StreamState]):
         return cast(Draft[StreamState], draft)
 
     def _keep_children(self, kind: str, asked: list[Any], children: Children) -> Children:
-        import torch
-
         notes = self.observe(children) if self.observe is not None and children else {}
         parents = [entry[0] for entry in asked]
         rows = [
@@ -258,11 +249,9 @@ class Journaled(Wrapper[StreamState]):
             for parent, child in zip(parents, children, strict=True)
         ]
         self._calls.append({"kind": kind, "asked": asked, "children": rows})
-        latents = [child.state.last.latents for child in children if child.state.last]
-        tensors = {LATENTS: torch.stack(latents)} if latents else {}
         for row, child in enumerate(children):
             self._places[child.state] = (self._next, row)
-        self._write({**tensors, **{NOTE + name: note for name, note in notes.items()}})
+        self._write([child.state.last.latents for child in children if child.state.last], notes)
         if self.told is not None:
             self.told(children, notes)
         return children
@@ -274,13 +263,8 @@ class Journaled(Wrapper[StreamState]):
         self._calls.append({"kind": kind, "asked": asked, "drafts": made, **others})
         return drafts
 
-    def _write(self, tensors: Mapping[str, Tensor]) -> None:
-        from safetensors.torch import save
-
-        metadata = {"format": str(FORMAT), "calls": json.dumps(self._calls)}
-        content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=metadata)
-        with written_whole(self._path(self._next)) as path:
-            path.write_bytes(content)
+    def _write(self, latents: Sequence[Tensor] = (), notes: Notes | None = None) -> None:
+        write_calls(self._path(self._next), self._calls, latents=latents, notes=notes)
         self._calls = []
         self._next += 1
 
@@ -310,33 +294,3 @@ class Journaled(Wrapper[StreamState]):
         started = self.problem.start(self._real_requests([draft.request]))
         [made] = self.problem.advance(started, passes=draft.passes_done)
         return made._replace(cost=draft.cost)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Returns the calls of a file; none where it is missing, damaged or of another format."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        if metadata.get("format") == str(FORMAT):
-            calls: list[dict[str, Any]] = json.loads(metadata["calls"])
-            return calls
-    except (OSError, SafetensorError, ValueError, KeyError):
-        pass
-    return []
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(path)
-
-
-def _place_of(stored: Sequence[int] | None) -> Place:
-    return None if stored is None else (stored[0], stored[1])
-
-
-def _action(stored: Sequence[Any]) -> Action:
-    seed, route, correlation, passes = stored
-    return Action(seed, Route(route), correlation, passes)

@@ -210,7 +210,7 @@ def test_damaged_file_ends_the_journal_there(damage, make_counting, tmp_path, mo
         case "missing":
             files[2].unlink()
         case "other-format":
-            monkeypatch.setattr("searchkit.journal.FORMAT", 0)
+            monkeypatch.setattr("searchkit.journal_file.FORMAT", 0)
     resumed, resumed_best, journal = _search(BeamSearch(), make_counting(), tmp_path)
     _assert_same(resumed, resumed_best, whole, best)
     assert journal.num_remembered == (0 if damage == "other-format" else 2)
