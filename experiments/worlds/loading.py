@@ -12,7 +12,7 @@ import torch
 
 from experiments.worlds.options import SCORING, Published
 from searchkit.backbones.load import load_model, random_model
-from searchkit.backbones.presets import MODELS, REDUCED, PublishedModel
+from searchkit.backbones.presets import FPS, MODELS, REDUCED, PublishedModel
 from searchkit.backbones.sources import WAN, Source
 from searchkit.backbones.text import TextEncoder
 from searchkit.checkpoint import file_identity, find_file
@@ -32,10 +32,9 @@ TINY_VAE_FILES = ("taew2_1.pth", "taew2_1.safetensors")
 
 
 class Loaded(NamedTuple):
-    """A model as the search sees it, what scores it, and the decoder of finished videos."""
+    """A model as the search sees it, and the decoder of finished videos."""
 
     model: VideoModel
-    scorer: Scorer
     decoder: Decoder
 
 
@@ -57,7 +56,7 @@ class RoutedStream(Stream):
 def load(
     name: str, published: Published, *, memory: MemoryConfig, deterministic: bool, texts: tuple[str, ...]
 ) -> Loaded:
-    """Returns a model with all that it takes to search and to decode its videos.
+    """Returns a model with all that it takes to make and to decode its videos.
 
     Args:
         texts: what will be asked for; encoded first, so that the text encoder is gone before anything else is loaded.
@@ -67,7 +66,13 @@ def load(
     """
     model = _load_model(MODELS[name], published, memory=memory, max_batch=1 if deterministic else None, texts=texts)
     seen = replace(model, decoder=_tiny_decoder(published)) if published.decode == "tiny" else model
-    return Loaded(seen, load_scorer(published.rewards, fps=model.fps), model.decoder)
+    return Loaded(seen, model.decoder)
+
+
+@functools.lru_cache(maxsize=1)
+def scorer_of(published: Published) -> Scorer:
+    """Returns what scores a search; errors are those of `load_scorer`."""
+    return load_scorer(published.rewards, fps=FPS)
 
 
 @functools.lru_cache(maxsize=1)
