@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from experiments.failures import Failure
 from experiments.worlds import world_of
 
 ADDRESS = "RAY_ADDRESS"
+NAMED = ("local", "auto")  # addresses that are no HOST:PORT: a cluster of this machine alone, or the one it is in
+REACH_SECONDS = 10.0  # for a cluster's head to answer
 LITTLE_STORE = 2**27  # bytes of Ray's object store, where no frames travel through it
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -88,8 +91,8 @@ def connected(execution: Execution) -> Iterator[Any]:
         ValueError: Ray is not installed, or there is no cluster at the address.
     """
     address = execution.ray_address or os.environ.get(ADDRESS) or "local"
-    if "://" in address:
-        raise ValueError(f"ray_address must be HOST:PORT of a cluster's head, got {address}: run on one of its nodes")
+    if address not in NAMED:
+        _check_reached(address)
     ray = _import_ray(is_local=address == "local")
     if ray.is_initialized():  # by whoever called: it stays theirs
         yield ray
@@ -113,6 +116,17 @@ def connected(execution: Execution) -> Iterator[Any]:
         ray.shutdown()
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, before)
+
+
+def _check_reached(address: str) -> None:
+    """Raises a ValueError if nobody listens at an address: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not (host and port.isdecimal()):
+        raise ValueError(f"ray_address must be HOST:PORT of a cluster's head, got {address}: run on one of its nodes")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"ray_address {address} cannot be joined: {error}") from error
 
 
 def _import_ray(*, is_local: bool) -> Any:
