@@ -117,12 +117,14 @@ class Bars:
         chunks, candidates = self._workers[worker]
         self._places[worker] = Place(0)
         self._bars.reset(chunks, description=name, visible=True)
-        self._bars.reset(candidates, description="  chunk 1", total=None, visible=True)
+        self._bars.reset(candidates, description=self._level(Place(0)), visible=True)
 
     def at(self, place: Place, *, worker: int = 0) -> None:
         chunks, candidates = self._workers[worker]
         if place.chunks != self._places[worker].chunks:
-            self._bars.reset(candidates, description=f"  chunk {place.chunks + 1}", total=None)
+            self._bars.reset(
+                candidates, description=self._level(place)
+            )  # as many as in the last one, until it is known
         self._places[worker] = place
         # Parts of a whole: the time left is of chunks and trials that are in work, too.
         self._bars.update(candidates, completed=round(place.made, 2), total=place.num or None)
@@ -142,6 +144,9 @@ class Bars:
 
     def say(self, text: str) -> None:
         self._bars.console.print(text, markup=False, highlight=False)
+
+    def _level(self, place: Place) -> str:
+        return "  storing" if place.chunks == self._num_chunks else f"  chunk {place.chunks + 1}"
 
     def _show_all(self) -> None:
         self._bars.update(self._all, completed=round(self._done + _trials(self._places, self._num_chunks), 2))

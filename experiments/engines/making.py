@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,8 @@ from experiments.worlds import world_of
 if TYPE_CHECKING:  # nor torch
     from searchkit.rewards import Scorer
     from searchkit.stream import Stream
+
+log = logging.getLogger(__name__)
 
 TELLING_SECONDS = 0.2  # between two words of how far a trial is, so that telling takes no time
 
@@ -39,8 +42,10 @@ class Maker:
 
     def warm_up(self) -> None:
         """Loads the models, and makes a chunk."""
+        began = time.monotonic()
         with contextlib.suppress(ValueError):  # the first trial will say so, by its name
             warm_up(self._stream(self.folder.experiment.prompts[0]))
+        log.info("models are loaded, and a chunk is made with them, after %.1f s", time.monotonic() - began)
 
     def make(self, trial: Trial) -> Finished:
         """Returns a trial that is made, measured and stored.
@@ -48,6 +53,7 @@ class Maker:
         Raises:
             ValueError: the policy or a score is at fault; the trial is not named.
         """
+        log.info("making %s", name_of(trial))
         experiment = self.folder.experiment
         teller = _Teller(tell=self.tell, check=self.check, num_chunks=experiment.num_chunks)
         try:

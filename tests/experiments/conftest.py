@@ -63,6 +63,8 @@ class Faulty:
     def expand(self, requests):
         if requests[0].state.chunk == 1:
             self.go_wrong(requests)
+        with open("chunks.txt", "a") as chunks:
+            print(requests[0].state.chunk, file=chunks)
         return self.problem.expand(requests)
 
     def go_wrong(self, requests):
@@ -80,6 +82,11 @@ class Faulty:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "interrupt":
                 os.kill(int(Path("engine.pid").read_text()), signal.SIGINT)
+            case "SIGINT" | "SIGTERM":
+                os.kill(os.getpid(), signal.Signals[self.fault])
+            case "SIGINT-twice":
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
 
 
 def is_first():

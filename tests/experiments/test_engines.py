@@ -75,6 +75,19 @@ def test_process_that_is_killed_is_replaced_and_its_trial_made_again(own_module,
     assert "seed 1" in printed and "will be tried again: the worker was ended by SIGKILL" in printed
 
 
+@pytest.mark.parametrize(
+    ("fault", "chunks"), [("SIGINT", ["0", "1"]), ("SIGTERM", ["0", "1"]), ("SIGINT-twice", ["0"])]
+)
+def test_interrupted_trial_ends_after_its_chunk_and_at_once_the_second_time(fault, chunks, own_module, capsys):
+    line = [*_faulty(own_module, fault, at=1), *_seeds(3), "--num-chunks", "4", "--engine", "in-process"]
+    assert main(line) == 130
+    printed = capsys.readouterr()
+    assert printed.err == "interrupted: finished trials are kept in x, and the same command goes on\n"
+    assert fault == "SIGINT-twice" or PROMISE in printed.out
+    assert Path("chunks.txt").read_text().split() == chunks
+    assert len(_stored()) == 1 and _attempts() == {0: 1, 1: 1}
+
+
 def test_interrupted_processes_end_after_their_chunk(own_module, capsys):
     Path("engine.pid").write_text(str(os.getpid()))
     line = [*_faulty(own_module, "interrupt", at=2), *_seeds(9), "--num-chunks", "6"]
@@ -142,6 +155,15 @@ def test_record_of_a_failure_goes_when_the_trial_is_made_after_all(own_module, c
 def test_fault_that_passes_costs_an_attempt(own_module):
     assert main([*_faulty(own_module, "own-once", at=0), *_seeds(2), "--engine", "in-process"]) == 0
     assert _attempts() == {0: 2, 1: 1}
+
+
+@pytest.mark.parametrize(("engine", "level"), [("in-process", "info"), ("processes", "info"), ("in-process", "error")])
+def test_log_level_says_how_much_workers_tell(engine, level, own_module, capsys):
+    line = [*_faulty(own_module, "own-once"), "--engine", engine, "--log-level", level]
+    assert main(line) == 0
+    told = capsys.readouterr().err
+    for words in ("INFO experiments.engines.making: making", "INFO experiments.engines.work:", "a fault that passes"):
+        assert (words in told) == (level == "info")
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,13 @@ def test_bars_count_trials_chunks_and_candidates_of_every_worker(num_chunks):
     assert "1/3" in _drawn(bars) and "stream-t1" not in _drawn(bars)
 
 
+def test_bars_count_no_chunk_past_the_last_one():
+    bars = Bars(Console(file=io.StringIO(), force_terminal=True, width=100), num_trials=1, num_chunks=4)
+    bars.start("greedy")
+    bars.at(Place(4))
+    assert "storing" in _drawn(bars) and "chunk 5" not in _drawn(bars)
+
+
 def test_lines_of_many_trials_are_told_now_and_then():
     page = io.StringIO()
     with make_reporter(Console(file=page, width=100), num_trials=1000, num_chunks=7) as reporter:
