@@ -25,6 +25,7 @@ from experiments.failures import Failure
 from experiments.worlds import world_of
 
 ADDRESS = "RAY_ADDRESS"
+AUTH_MODE = "RAY_AUTH_MODE"
 NAMED = ("local", "auto")  # addresses that are no HOST:PORT: a cluster of this machine alone, or the one it is in
 REACH_SECONDS = 10.0  # for a cluster's head to answer
 LITTLE_STORE = 2**27  # bytes of Ray's object store, where no frames travel through it
@@ -109,7 +110,8 @@ def connected(execution: Execution) -> Iterator[Any]:
             **(_local_options(execution) if address == "local" else {}),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"ray_address {address} cannot be joined: {str(error).partition(chr(10))[0]}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"ray_address {address} cannot be joined: {reason}{_hint()}") from error
     try:
         yield ray
     finally:
@@ -127,6 +129,11 @@ def _check_reached(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise ValueError(f"ray_address {address} cannot be joined: {error}") from error
+
+
+def _hint() -> str:
+    # Ray asks for a token wherever it finds one as a cluster starts, but shows one only where it is told to.
+    return "" if AUTH_MODE in os.environ else f"; a cluster that asks for a token needs {AUTH_MODE}=token here, too"
 
 
 def _import_ray(*, is_local: bool) -> Any:
