@@ -18,6 +18,7 @@ from searchkit.plan import Gpu
 from searchkit.types import Decoding, Policy
 
 MAX_LATENT_FRAMES = 1024  # where the rotary table ends
+LogLevel = Literal["debug", "info", "warning", "error"]
 PUBLISHED = "published."  # before the names of what the command line knows without
 
 
@@ -171,9 +172,15 @@ class Execution:
         wandb: how Weights & Biases logs; None for online when logged in (or as WANDB_MODE says), else offline.
         threads: CPU threads of torch. Models this small gain little from more, and lose much on a busy machine.
         engine: what makes trials; "processes" makes several at once, each in a process with threads of its own;
-            "in-process" makes one after the other; "auto" takes processes where the model is
-            shapes and more than 8 trials are to be made.
-        workers: processes; None for the machine's cores by threads.
+            "in-process" makes one after the other; "ray" makes as many at once as a cluster has room for; "auto" takes
+            processes where the model is shapes and more than 8 trials are to be made.
+        workers: processes, or workers of a cluster; None for the machine's cores by threads, or the cluster's GPUs.
+        retries: how often a trial is tried again that failed, or whose worker died.
+        ray_address: of a running cluster to join, with --engine ray; None for RAY_ADDRESS, or else a cluster of this
+            machine alone.
+        reward_placement: "own" puts the rewards into Ray workers of their own, on other GPUs than the models.
+        reward_workers: those workers; candidates are scored by turns.
+        log_level: how much the program tells of what it does.
         clips: keep small moving pictures of every candidate, which the report's tree shows.
         replay: a trial's folder, to make that trial again and say whether it is the same; nothing else is done.
         dry_run: print the resolved configuration, the trials and the passes to expect, and make, load and fetch
@@ -187,10 +194,15 @@ class Execution:
     out: Path | None = None
     wandb: Literal["online", "offline", "disabled"] | None = None
     threads: int = 1
-    engine: Literal["auto", "in-process", "processes"] = "auto"
+    engine: Literal["auto", "in-process", "processes", "ray"] = "auto"
     workers: int | None = None
     clips: bool = True
     replay: Path | None = None
+    retries: int = 2
+    ray_address: str | None = None
+    reward_placement: Literal["with-model", "own"] = "with-model"
+    reward_workers: int = 1
+    log_level: LogLevel = "warning"
     dry_run: bool = False
     gpu: Gpu | None = None
     utilisation: float = 0.4
@@ -206,7 +218,21 @@ class Execution:
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
         if self.workers is not None and self.engine == "in-process":
-            raise ValueError(f"workers are for --engine processes, got {self.workers} for --engine in-process")
+            raise ValueError(f"workers are for other engines, got {self.workers} for --engine in-process")
+        if self.retries < 0:
+            raise ValueError(f"retries must be at least 0, got {self.retries}")
+        if self.reward_workers < 1:
+            raise ValueError(f"reward_workers must be at least 1, got {self.reward_workers}")
+        if self.engine != "ray":
+            self._check_without_ray()
+
+    def _check_without_ray(self) -> None:
+        if self.ray_address is not None:
+            raise ValueError(f"ray_address is for --engine ray, got {self.ray_address} for --engine {self.engine}")
+        if self.reward_placement != "with-model":
+            raise ValueError(
+                f"reward_placement {self.reward_placement} is for --engine ray, got --engine {self.engine}"
+            )
 
 
 def with_prompts(experiment: Experiment) -> Experiment:

@@ -1,16 +1,41 @@
-"""Progress of an experiment: bars with the time left on a terminal, plain lines elsewhere."""
+"""Progress of an experiment: bars with the time left on a terminal, plain lines elsewhere.
+
+One view for all engines: of every worker, how far its trial is, and how far the candidates of its chunk are.
+"""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 QUIET_SECONDS = 10.0  # between plain lines within one trial, and where trials are many
 MANY_TRIALS = 50  # are not told one by one
+REFRESHES = 4.0  # of the bars, a second
+
+
+class Place(NamedTuple):
+    """How far a trial is.
+
+    chunks: those made.
+    made: candidates of the next chunk, those in work by their passes.
+    num: candidates of it, as far as they are known; 0 before its first pass.
+    """
+
+    chunks: int
+    made: float = 0.0
+    num: int = 0
 
 
 class Reporter(Protocol):
@@ -24,14 +49,20 @@ class Reporter(Protocol):
     ) -> None:
         """Takes the bars away."""
 
-    def start(self, name: str) -> None:
-        """A trial starts; not told where several are made at once."""
+    def start(self, name: str, *, worker: int = 0) -> None:
+        """A worker starts a trial."""
 
-    def chunk(self, number: int) -> None:
-        """The trial's video has so many chunks now; not told where several are made at once."""
+    def at(self, place: Place, *, worker: int = 0) -> None:
+        """A worker's trial is so far now; told now and then."""
+
+    def end(self, *, worker: int = 0) -> None:
+        """A worker's trial is over, whatever became of it."""
 
     def finish(self, outcome: str) -> None:
-        """A trial is done."""
+        """A trial is done, or given up."""
+
+    def say(self, text: str) -> None:
+        """Something else is to be known; from any thread."""
 
 
 def make_reporter(console: Console, *, num_trials: int, num_chunks: int | None) -> Reporter:
@@ -46,7 +77,7 @@ def make_reporter(console: Console, *, num_trials: int, num_chunks: int | None) 
 
 
 class Bars:
-    """Two bars: all trials, and the chunks of this one."""
+    """A bar of all trials; and for every worker one of its trial's chunks, and one of its chunk's candidates."""
 
     def __init__(self, console: Console, *, num_trials: int, num_chunks: int | None) -> None:
         self._bars = Progress(
@@ -59,11 +90,12 @@ class Bars:
             TimeRemainingColumn(elapsed_when_finished=False),
             console=console,
             speed_estimate_period=60.0,
+            refresh_per_second=REFRESHES,
         )
         self._num_chunks = num_chunks
-        total, unit = (num_trials * num_chunks, "chunks") if num_chunks else (num_trials, "trials")
-        self._all = self._bars.add_task("all", total=total, unit=unit)
-        self._one = self._bars.add_task("", total=num_chunks, unit="chunks", visible=False)
+        self._all = self._bars.add_task("all", total=num_trials, unit="trials")
+        self._workers: dict[int, tuple[TaskID, TaskID]] = {}
+        self._places: dict[int, Place] = {}
         self._tells_each = num_trials <= MANY_TRIALS
         self._done = 0
 
@@ -76,19 +108,48 @@ class Bars:
     ) -> None:
         self._bars.stop()
 
-    def start(self, name: str) -> None:
-        self._bars.reset(self._one, description=name, visible=True)
+    def start(self, name: str, *, worker: int = 0) -> None:
+        if worker not in self._workers:
+            self._workers[worker] = (
+                self._bars.add_task("", total=self._num_chunks, unit="chunks"),
+                self._bars.add_task("", total=None, unit="candidates"),
+            )
+        chunks, candidates = self._workers[worker]
+        self._places[worker] = Place(0)
+        self._bars.reset(chunks, description=name, visible=True)
+        self._bars.reset(candidates, description=self._level(Place(0)), visible=True)
 
-    def chunk(self, number: int) -> None:
-        self._bars.update(self._one, completed=number)
-        if self._num_chunks:
-            self._bars.update(self._all, completed=self._done * self._num_chunks + number)
+    def at(self, place: Place, *, worker: int = 0) -> None:
+        chunks, candidates = self._workers[worker]
+        if place.chunks != self._places[worker].chunks:
+            self._bars.reset(
+                candidates, description=self._level(place)
+            )  # as many as in the last one, until it is known
+        self._places[worker] = place
+        # Parts of a whole: the time left is of chunks and trials that are in work, too.
+        self._bars.update(candidates, completed=round(place.made, 2), total=place.num or None)
+        self._bars.update(chunks, completed=round(_chunks(place), 2))
+        self._show_all()
+
+    def end(self, *, worker: int = 0) -> None:
+        self._places.pop(worker, None)
+        for bar in self._workers.get(worker, ()):
+            self._bars.update(bar, visible=False)
 
     def finish(self, outcome: str) -> None:
         self._done += 1
-        self._bars.update(self._all, completed=self._done * (self._num_chunks or 1))
+        self._show_all()
         if self._tells_each:
-            self._bars.console.print(outcome, markup=False, highlight=False)
+            self.say(outcome)
+
+    def say(self, text: str) -> None:
+        self._bars.console.print(text, markup=False, highlight=False)
+
+    def _level(self, place: Place) -> str:
+        return "  storing" if place.chunks == self._num_chunks else f"  chunk {place.chunks + 1}"
+
+    def _show_all(self) -> None:
+        self._bars.update(self._all, completed=round(self._done + _trials(self._places, self._num_chunks), 2))
 
 
 class Lines:
@@ -99,7 +160,8 @@ class Lines:
         self._num_trials = num_trials
         self._num_chunks = num_chunks
         self._done = 0
-        self._name = ""
+        self._names: dict[int, str] = {}
+        self._places: dict[int, Place] = {}
         self._began = self._spoke = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -110,29 +172,42 @@ class Lines:
     ) -> None:
         pass
 
-    def start(self, name: str) -> None:
-        self._name = name
+    def start(self, name: str, *, worker: int = 0) -> None:
+        if not self._names:  # nothing was made while models were loaded
+            self._began = self._spoke = time.monotonic()
+        self._names[worker] = name
+        self._places[worker] = Place(0)
 
-    def chunk(self, number: int) -> None:
+    def at(self, place: Place, *, worker: int = 0) -> None:
+        self._places[worker] = place
         if time.monotonic() - self._spoke <= QUIET_SECONDS:
             return
-        if self._num_chunks:
-            self._say(f"{self._name}: chunk {number} of {self._num_chunks}", self._done + number / self._num_chunks)
-        else:
-            self._say(f"{self._name}: chunk {number}", self._done)
+        in_work = [f"{self._names[other]}: {self._words(there)}" for other, there in sorted(self._places.items())]
+        self._say("; ".join(in_work))
+
+    def end(self, *, worker: int = 0) -> None:
+        self._places.pop(worker, None)
 
     def finish(self, outcome: str) -> None:
         self._done += 1
         is_due = time.monotonic() - self._spoke > QUIET_SECONDS
         if is_due or self._num_trials <= MANY_TRIALS or self._done == self._num_trials:
-            self._say(outcome, self._done)
+            self._say(outcome)
 
-    def _say(self, text: str, done: float) -> None:
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _words(self, place: Place) -> str:
+        chunk = f"chunk {place.chunks + 1 if place.num else place.chunks}"
+        words = f"{chunk} of {self._num_chunks}" if self._num_chunks else chunk
+        return f"{words}, {place.made:.1f} of {place.num} candidates" if place.num else words
+
+    def _say(self, text: str) -> None:
         self._spoke = time.monotonic()
         line = f"[{self._done}/{self._num_trials}] {text}"
-        if done:
+        if done := self._done + _trials(self._places, self._num_chunks):
             line += f"; {clock((self._spoke - self._began) / done * (self._num_trials - done))} left"
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.say(line)
 
 
 def clock(seconds: float) -> str:
@@ -140,3 +215,13 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _chunks(place: Place) -> float:
+    """Returns how many chunks are made, the one in work by its candidates."""
+    return place.chunks + (place.made / place.num if place.num else 0.0)
+
+
+def _trials(places: dict[int, Place], num_chunks: int | None) -> float:
+    """Returns how many trials' worth is made of those in work; nothing where nobody knows their length."""
+    return sum(_chunks(place) for place in places.values()) / num_chunks if num_chunks else 0.0

@@ -15,7 +15,10 @@ from experiments.arguments import parse
 from experiments.claim import claimed
 from experiments.config import Execution, Experiment, with_prompts
 from experiments.dry_run import print_dry_run
-from experiments.engines import choose_engine, is_ours
+from experiments.engines import Work, choose_engine
+from experiments.failures import Failure, TrialsFailed, is_ours
+from experiments.interrupts import Interrupts, Stopped
+from experiments.logs import listening, make_handler
 from experiments.memory_plan import check_budget
 from experiments.progress import make_reporter
 from experiments.registry import policy_label
@@ -28,13 +31,17 @@ from experiments.worlds import world_of
 if TYPE_CHECKING:  # nor for torch
     from searchkit.model import VideoModel
 
+FAILED = 1
 WRONG_INPUT = 2
 INTERRUPTED = 130
 PLAIN_WIDTH = 110  # columns where there is no terminal to ask
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code of a command line: 0, 2 after one sentence on stderr, or 130 after Ctrl-C."""
+    """Returns the exit code of a command line: 0, or after sentences on stderr 1 where some trials failed, 2, or 130.
+
+    2 says that nothing can be done like this, and 130 that somebody stopped it.
+    """
     try:
         command = parse(sys.argv[1:] if argv is None else argv)
         experiment = with_prompts(command.experiment)
@@ -52,13 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_dry_run(experiment, preset=command.preset, out=out, execution=command.execution, console=console)
         else:
             run(experiment, out=out, execution=command.execution)
+    except TrialsFailed as failed:
+        for failure in failed.failures:
+            print(f"run: {failure}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print(f"interrupted: finished trials are kept in {out}, and the same command goes on", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, OSError) as error:
         if not is_ours(error):  # a fault in a policy of the user's own needs its traceback
             raise
-        return _refuse(error if isinstance(error, ValueError) else _in_words(error, out))
+        return _refuse(_in_words(error, out) if isinstance(error, OSError) and error.errno else error)
     return 0
 
 
@@ -86,37 +97,44 @@ def run(experiment: Experiment, *, out: Path, execution: Execution) -> list[Fini
 
     Raises:
         ValueError: something that was asked for cannot be done; one sentence says what.
+        TrialsFailed: some trials could not be made; all others are written and printed.
+        KeyboardInterrupt: somebody asked to stop; what was made is kept.
     """
     console = _console()
     console.print(f"writing to {out.resolve()}", soft_wrap=True, highlight=False)
-    with claimed(out, experiment):
-        return _run(experiment, out=out, execution=execution, console=console)
+    with listening(make_handler(console), execution.log_level), claimed(out, experiment):
+        model = _load(experiment, execution)
+        folder = Folder(out, experiment, model_checksum=model.checksum, has_clips=execution.clips)
+        with Tracking(experiment, folder=out, group=out.resolve().name, mode=execution.wandb) as tracking:
+            finished, failures = _make_trials(folder, console, tracking, execution)
+        if finished:
+            _write_and_print(folder, finished, console, tracking, fps=model.fps)
+    if failures:
+        raise TrialsFailed(failures)
+    return finished
 
 
-def _run(experiment: Experiment, *, out: Path, execution: Execution, console: Console) -> list[Finished]:
+def _write_and_print(
+    folder: Folder, finished: Sequence[Finished], console: Console, tracking: Tracking, *, fps: int
+) -> None:
     from experiments.pictures import to_compare, write_comparisons  # help must not wait for numpy
 
-    model = _load(experiment, execution)
-    folder = Folder(out, experiment, model_checksum=model.checksum, has_clips=execution.clips)
-    with Tracking(experiment, folder=out, group=out.resolve().name, mode=execution.wandb) as tracking:
-        finished = _make_trials(folder, console, tracking, execution)
     tables = folder.write_tables(finished)
     compared = to_compare(finished)
-    sheets = write_comparisons(out / "videos", compared, fps=model.fps)
+    sheets = write_comparisons(folder.path / "videos", compared, fps=fps)
     print_summary(console, [one.result for one in finished])
     pictures = f"{sheets[0]} (and .mp4)" + (f", and {len(sheets) - 1} more" if len(sheets) > 1 else "")
     if len(compared) < len(finished):
         pictures += f": seed {compared[0].result.seed} of the first prompts, as all of them would be too many"
     written = {
         **tables._asdict(),
-        "videos": out / "videos",
+        "videos": folder.path / "videos",
         "pictures": pictures,
         "W&B": tracking.where,
     }
     for name, path in written.items():
         if path:
             console.print(f"{name:12}{path}", soft_wrap=True, highlight=False, markup=False)
-    return finished
 
 
 def _console() -> Console:
@@ -133,8 +151,14 @@ def _load(experiment: Experiment, execution: Execution) -> VideoModel:
     return world_of(experiment).make_stream(experiment, experiment.prompts[0]).model
 
 
-def _make_trials(folder: Folder, console: Console, tracking: Tracking, execution: Execution) -> list[Finished]:
-    """Returns all trials of the experiment, in its order, whatever the order they were made in."""
+def _make_trials(
+    folder: Folder, console: Console, tracking: Tracking, execution: Execution
+) -> tuple[list[Finished], list[Failure]]:
+    """Returns the trials of the experiment, in its order, whatever the order they were made in, and those that failed.
+
+    Raises:
+        KeyboardInterrupt: somebody asked to stop.
+    """
     experiment = folder.experiment
     trials = {(policy_label(trial.policy), trial.prompt, trial.seed): trial for trial in experiment.trials}
     finished = {key: done for key, trial in trials.items() if (done := folder.find(trial)) is not None}
@@ -144,15 +168,23 @@ def _make_trials(folder: Folder, console: Console, tracking: Tracking, execution
     for one in finished.values():
         tracking.add(one, is_new=False)
     make = choose_engine(execution, num_trials=len(missing), many_at_once=world_of(experiment).MANY_AT_ONCE)
-    with make_reporter(console, num_trials=len(missing), num_chunks=experiment.num_chunks) as reporter:
+    with (
+        make_reporter(console, num_trials=len(missing), num_chunks=experiment.num_chunks) as reporter,
+        Interrupts(reporter.say) as interrupts,
+    ):
 
         def on_finished(one: Finished) -> None:
             finished[one.result.label, one.result.prompt, one.result.seed] = one
             reporter.finish(_line(one.result))
             tracking.add(one)
 
-        make(folder, missing, reporter, on_finished)
-    return [finished[key] for key in trials]
+        try:
+            failures = make(Work(folder, missing, reporter, on_finished, interrupts))
+        except Stopped:
+            if finished:
+                folder.write_tables([finished[key] for key in trials if key in finished])
+            raise
+    return [finished[key] for key in trials if key in finished], failures
 
 
 def _line(result: Result) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
@@ -81,6 +81,8 @@ class Stream:
             from nothing, as Stream-T1's release does: the chunk alone for the short score, and the window for the
             long one, whose first frames then differ from the video's.
         known: scores that were given before, by the same scorer to the same streams; None to score everything anew.
+        told: called after every denoising pass with how many candidates' worth of the level is made, and of how many;
+            None tells nobody.
     """
 
     model: VideoModel
@@ -91,6 +93,7 @@ class Stream:
     long_window: int = 10
     decoding: Decoding = "streamed"
     known: KnownScores | None = field(default=None, compare=False)
+    told: Callable[[float, int], None] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.horizon is not None and self.horizon < 1:
@@ -162,7 +165,8 @@ class Stream:
             others = [child.state.memory for child in children.values()]
             others += [request.state.memory_after for request in requests]
             drafts = self._start([requests[row] for row in rows], others, average)
-            children |= zip(rows, self.finish(self.advance(drafts)), strict=True)
+            drafts = self._advance(drafts, None, num_made=len(children), num_all=len(requests))
+            children |= zip(rows, self.finish(drafts), strict=True)
             del drafts  # before the next turn: they hold this one's prefixes
             for row in rows:
                 children[row].state.drop_prefix()
@@ -211,12 +215,21 @@ class Stream:
             drafts.append(Draft(request, memory, prefix, noises, noises[0], None, 0, share))
         return drafts
 
-    @torch.no_grad()
     def advance(self, drafts: Sequence[Draft], *, passes: int | None = None) -> list[Draft]:
         """Returns the drafts after some more denoising passes, by default all that are left.
 
         Raises:
             ValueError: a draft has fewer passes left.
+        """
+        return self._advance(drafts, passes, num_made=0, num_all=len(drafts))
+
+    @torch.no_grad()
+    def _advance(self, drafts: Sequence[Draft], passes: int | None, *, num_made: int, num_all: int) -> list[Draft]:
+        """Does what `advance` does.
+
+        Args:
+            num_made: candidates of the level that are finished already, to be told.
+            num_all: those of the whole level.
         """
         drafts = list(drafts)
         left = [self._passes_left(draft) for draft in drafts]
@@ -227,6 +240,9 @@ class Stream:
             rows = [row for row in range(len(drafts)) if done < left[row]]
             for row, draft in zip(rows, self._advance_by_one([drafts[row] for row in rows]), strict=True):
                 drafts[row] = draft
+            if self.told is not None:
+                shares = [one.passes_done / self._sampler(one.request).num_passes for one in drafts]
+                self.told(num_made + sum(shares), num_all)
         return drafts
 
     def _advance_by_one(self, drafts: Sequence[Draft]) -> list[Draft]:

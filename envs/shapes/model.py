@@ -17,7 +17,7 @@ from searchkit.backbones.sampler import Sampler
 from searchkit.backbones.wan import CausalWan
 from searchkit.memory import MemoryConfig
 from searchkit.model import VideoModel
-from searchkit.rewards import RewardScorer
+from searchkit.rewards import RewardScorer, Scorer
 from searchkit.schedule import cues
 from searchkit.stream import Stream
 from searchkit.types import Decoding
@@ -135,6 +135,7 @@ def make_stream(
     decoding: Decoding = "streamed",
     memory: MemoryConfig = MemoryConfig(),
     deterministic: bool = False,
+    scorer: Scorer | None = None,
 ) -> Stream:
     """Returns the stream of a prompt, ready to be searched: `StreamT1()(make_stream(prompt), seed=0).best.video`.
 
@@ -144,6 +145,7 @@ def make_stream(
         decoding: what scores see, see `Stream`.
         memory: its sizes; streams without end need positions "window".
         deterministic: run candidates one at a time, so that results do not depend on how they are grouped.
+        scorer: what scores it; None for the shipped rewards.
 
     Raises:
         ValueError: the prompt is not in the shapes grammar, an option is out of range, or weights are missing or
@@ -154,7 +156,7 @@ def make_stream(
     model = load_model(memory=memory, max_batch=1) if deterministic else load_model(memory=memory)
     return Stream(
         model=model,
-        scorer=load_scorer(),
+        scorer=load_scorer() if scorer is None else scorer,
         prompt=prompt,
         horizon=horizon,
         long_window=long_window,

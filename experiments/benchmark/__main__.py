@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmark import chunk, joins, streams
+from experiments.benchmark import chunk, engines, joins, streams
 from experiments.benchmark.models import Speedups, WanSize, shapes_stream, wan_stream
 from experiments.benchmark.overhead import overhead
 from experiments.benchmark.timing import Figure
@@ -98,6 +98,7 @@ def _shapes_figures(costs: Sequence[chunk.ChunkCost], repeats: int) -> Iterator[
     yield from streams.first_chunks()
     yield from streams.command_line(3)
     yield from overhead(repeats)
+    yield from engines.throughput(min(repeats, 3))
 
 
 def _join_figures(repeats: int) -> Iterator[Figure]:

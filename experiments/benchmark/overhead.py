@@ -13,6 +13,7 @@ from rich.console import Console
 
 from experiments.benchmark.timing import Figure, interleaved
 from experiments.config import Execution, Experiment, Trial
+from experiments.engines.making import Maker
 from experiments.presets import shapes_quick
 from experiments.progress import make_reporter
 from experiments.results import Folder
@@ -69,24 +70,15 @@ def _stored(
     experiment: Experiment, prompt: str, path: Path, *, tracking: Tracking, has_clips: bool
 ) -> Callable[[], object]:
     """Returns what makes the trial as the command line does, each time in a folder of its own."""
-    stream = world_of(experiment).make_stream(experiment, prompt)
     reporter = make_reporter(Console(quiet=True), num_trials=1000, num_chunks=experiment.num_chunks)
+    checksum, trial = world_of(experiment).make_stream(experiment, prompt).model.checksum, Trial(StreamT1(), prompt, 0)
     count = iter(range(10**6))
 
     def make() -> None:
-        out = path / str(next(count))
-        folder = Folder(out, experiment, model_checksum=stream.model.checksum, has_clips=has_clips)
-        trial = Trial(StreamT1(), prompt, 0)
+        folder = Folder(path / str(next(count)), experiment, model_checksum=checksum, has_clips=has_clips)
         reporter.start("stream-t1")
-        outcome = run_trial(
-            experiment,
-            trial,
-            stream=replace(stream, known=folder.known_scores),
-            on_chunk=reporter.chunk,
-            journal=folder.journal(trial),
-            has_clips=has_clips,
-        )
-        finished = folder.store(trial, outcome, fps=stream.model.fps)
+        finished = Maker(folder=folder, tell=reporter.at, check=lambda: None).make(trial)
+        reporter.end()
         reporter.finish("done")
         tracking.add(finished)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from experiments.config import Experiment
+    from searchkit.rewards import Scorer
     from searchkit.state import StreamState
     from searchkit.stream import Stream
     from searchkit.video import Pixels
@@ -80,12 +81,21 @@ class World(Protocol):
             ValueError: the model cannot be asked for this.
         """
 
-    def make_stream(self, experiment: Experiment, prompt: str) -> Stream:
+    def make_stream(self, experiment: Experiment, prompt: str, *, scorer: Scorer | None = None) -> Stream:
         """Returns a prompt's stream under an experiment's settings; models are loaded once.
+
+        Args:
+            scorer: what scores it; None for that of `make_scorer`, which otherwise is not loaded.
 
         Raises:
             ValueError: what it is made of is missing or damaged.
         """
+
+    def make_scorer(self, experiment: Experiment) -> Scorer:
+        """Returns what scores an experiment's streams, loaded once, without what makes them; errors likewise."""
+
+    def wants_gpu(self, experiment: Experiment) -> bool:
+        """Returns whether its models run on a GPU where there is one."""
 
     def decode(self, experiment: Experiment, state: StreamState) -> Iterator[Tensor]:
         """Yields the pixel frames `[F, 3, H, W]` in [0, 1] of every chunk of a finished video, oldest first.

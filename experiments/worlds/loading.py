@@ -14,7 +14,7 @@ from torch import Tensor
 
 from experiments.worlds.options import SCORING, Published
 from searchkit.backbones.load import load_model, random_model
-from searchkit.backbones.presets import MODELS, REDUCED, PublishedModel
+from searchkit.backbones.presets import FPS, MODELS, REDUCED, PublishedModel
 from searchkit.backbones.sources import WAN, Source
 from searchkit.backbones.text import TextEncoder
 from searchkit.checkpoint import file_identity, find_file
@@ -39,7 +39,6 @@ class Loaded(NamedTuple):
     """A model as the search sees it, what scores it, the decoder of finished videos, and latents that are given."""
 
     model: VideoModel
-    scorer: Scorer
     decoder: Decoder
     given: Tensor | None
 
@@ -62,7 +61,7 @@ class RoutedStream(Stream):
 def load(
     name: str, published: Published, *, memory: MemoryConfig, deterministic: bool, texts: tuple[str, ...]
 ) -> Loaded:
-    """Returns a model with all that it takes to search and to decode its videos.
+    """Returns a model with all that it takes to make and to decode its videos.
 
     Args:
         texts: what will be asked for; encoded first, so that the text encoder is gone before anything else is loaded.
@@ -75,7 +74,13 @@ def load(
     model = _load_model(MODELS[name], published, memory=memory, max_batch=1 if deterministic else None, texts=texts)
     seen = replace(model, decoder=_tiny_decoder(published)) if published.decode == "tiny" else model
     given = None if frames is None else _encode(model.decoder, frames)
-    return Loaded(seen, load_scorer(published.rewards, fps=model.fps), model.decoder, given)
+    return Loaded(seen, model.decoder, given)
+
+
+@functools.lru_cache(maxsize=1)
+def scorer_of(published: Published) -> Scorer:
+    """Returns what scores a search; errors are those of `load_scorer`."""
+    return load_scorer(published.rewards, fps=FPS)
 
 
 @functools.lru_cache(maxsize=1)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # neither numpy nor torch is needed to say what is wrong with
 
     from envs.shapes.oracles import Measures
     from experiments.config import Experiment
+    from searchkit.rewards import Scorer
     from searchkit.state import StreamState
     from searchkit.stream import Stream
 
@@ -64,7 +65,7 @@ def _in_grammar(text: str) -> str:
     return str(Caption.parse(text))
 
 
-def make_stream(experiment: Experiment, prompt: str) -> Stream:
+def make_stream(experiment: Experiment, prompt: str, *, scorer: Scorer | None = None) -> Stream:
     from envs.shapes import model
 
     return model.make_stream(
@@ -74,7 +75,18 @@ def make_stream(experiment: Experiment, prompt: str) -> Stream:
         decoding=experiment.decoding,
         memory=experiment.memory,
         deterministic=experiment.deterministic,
+        scorer=scorer,
     )
+
+
+def make_scorer(experiment: Experiment) -> Scorer:
+    from envs.shapes import model
+
+    return model.load_scorer()
+
+
+def wants_gpu(experiment: Experiment) -> bool:
+    return False
 
 
 def decode(experiment: Experiment, state: StreamState) -> Iterator[Tensor]:

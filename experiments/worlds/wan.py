@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # torch is not needed to say what is wrong with an option
 
     from experiments.config import Experiment
     from experiments.worlds.loading import Loaded
+    from searchkit.rewards import Scorer
     from searchkit.state import StreamState
     from searchkit.stream import Stream
 
@@ -41,13 +42,13 @@ def prompts(experiment: Experiment, texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(spelled(text, experiment.num_chunks, spell=str.strip) for text in texts)
 
 
-def make_stream(experiment: Experiment, prompt: str) -> Stream:
+def make_stream(experiment: Experiment, prompt: str, *, scorer: Scorer | None = None) -> Stream:
     from experiments.worlds.loading import RoutedStream
 
     loaded = _loaded(experiment)
     return RoutedStream(
         model=loaded.model,
-        scorer=loaded.scorer,
+        scorer=make_scorer(experiment) if scorer is None else scorer,
         prompt=prompt,
         given=loaded.given,
         horizon=experiment.num_chunks,
@@ -55,6 +56,16 @@ def make_stream(experiment: Experiment, prompt: str) -> Stream:
         decoding=experiment.decoding,
         route=MODELS[experiment.model].route,
     )
+
+
+def make_scorer(experiment: Experiment) -> Scorer:
+    from experiments.worlds.loading import scorer_of
+
+    return scorer_of(experiment.published)
+
+
+def wants_gpu(experiment: Experiment) -> bool:
+    return not (experiment.published.device or "cuda").startswith("cpu")
 
 
 def decode(experiment: Experiment, state: StreamState) -> Iterator[Tensor]:

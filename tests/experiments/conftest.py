@@ -4,6 +4,7 @@ Only data is replaced: the code that loads, checks and runs the models is the sh
 """
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,92 @@ from envs.shapes.codec import Codec
 from envs.shapes.rewards import ImageReward, VideoReward
 
 SMALL = {**model.NETWORK, "num_layers": 1, "ffn_dim": 64}
+# A module of a user's own, which workers import before they load the models: so they get the small weights, too.
+OWN_MODULE = '''
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from envs.shapes import model
+from policies import BestOfN
+from searchkit.search import staged
+from searchkit.types import Action, Request
+
+model.NETWORK = {network}
+model.WEIGHTS = Path({weights!r})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(BestOfN):
+    """Best-of-N that may go wrong.
+
+    Attributes:
+        fault: how.
+        at: with which seed; None for all.
+    """
+
+    fault: str = "none"
+    at: int | None = None
+
+    def __call__(self, problem, *, seed):
+        with open("attempts.txt", "a") as attempts:
+            print(seed, file=attempts)
+        return super().__call__(problem if self.at not in (None, seed) else Faulty(problem, self.fault), seed=seed)
+
+
+class Faulty:
+    """A problem that goes wrong with its second chunk."""
+
+    def __init__(self, problem, fault):
+        self.problem, self.fault = problem, fault
+
+    def __getattr__(self, name):
+        return getattr(self.problem, name)
+
+    def expand(self, requests):
+        if requests[0].state.chunk == 1:
+            self.go_wrong(requests)
+        with open("chunks.txt", "a") as chunks:
+            print(requests[0].state.chunk, file=chunks)
+        return self.problem.expand(requests)
+
+    def go_wrong(self, requests):
+        match self.fault:
+            case "own":
+                raise OwnError(self, "a fault of my own")
+            case "own-once" if is_first():
+                raise OwnError(self, "a fault that passes")
+            case "ours":
+                stages = staged(self.problem)
+                stages.advance(stages.start(requests), passes=99)
+            case "death":
+                os._exit(3)
+            case "death-once" if is_first():
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "interrupt":
+                os.kill(int(Path("engine.pid").read_text()), signal.SIGINT)
+            case "SIGINT" | "SIGTERM":
+                os.kill(os.getpid(), signal.Signals[self.fault])
+            case "SIGINT-twice":
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+def is_first():
+    try:
+        Path("first").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+class OwnError(ValueError):
+    """An error that cannot travel between processes."""
+
+    def __init__(self, policy, text):
+        super().__init__(text)
+'''
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +140,16 @@ def small_world(small_weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     forget_models()
     yield tmp_path
     forget_models()
+
+
+@pytest.fixture
+def own_module(small_world: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Writes a module of a user's own into the working folder and returns its name."""
+    name = "own_engine_policy"
+    (small_world / f"{name}.py").write_text(OWN_MODULE.format(network=SMALL, weights=str(small_weights)))
+    monkeypatch.syspath_prepend(small_world)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return name
 
 
 def forget_models() -> None:

@@ -13,11 +13,11 @@ import pytest
 from envs.shapes import model
 from envs.shapes.rewards import VideoReward
 from envs.shapes.world import Caption, is_held_out
-from experiments import engines
 from experiments.ablations import ABLATIONS
 from experiments.arguments import parse
 from experiments.budget import at_budget
 from experiments.config import Experiment, with_prompts
+from experiments.engines import making
 from experiments.presets import PRESETS, preset, shapes_quick
 from experiments.prompts import unseen_prompts
 from experiments.registry import POLICIES, policy_label
@@ -408,7 +408,7 @@ def test_reward_that_is_no_number_is_refused_with_its_candidate(small_world, sma
 
 def test_interrupted_command_goes_on_where_it_stopped(small_world, capsys, monkeypatch):
     line = [*SHORT, "--policies", "greedy", "best-of-n"]
-    whole, made = engines.run_trial, []
+    whole, made = making.run_trial, []
 
     def interrupted(*args, **kwargs):
         if made:
@@ -416,10 +416,10 @@ def test_interrupted_command_goes_on_where_it_stopped(small_world, capsys, monke
         made.append(1)
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(engines, "run_trial", interrupted)
+    monkeypatch.setattr(making, "run_trial", interrupted)
     assert main(line) == 130
     assert "the same command goes on" in capsys.readouterr().err
-    monkeypatch.setattr(engines, "run_trial", whole)
+    monkeypatch.setattr(making, "run_trial", whole)
     assert main(line) == 0
     assert "1 of 2 trials are done already" in capsys.readouterr().out
 

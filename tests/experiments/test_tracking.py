@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments import engines
+from experiments.engines import making
 from experiments.run import main
 
 PROMPT = "a fast red circle moving left on a sand background"
@@ -139,9 +139,9 @@ def test_default_is_offline_where_nobody_is_logged_in(small_world, monkeypatch):
     assert list(_runs(small_world / "x")) == ["greedy"]
 
 
-@pytest.mark.parametrize(("fault", "code"), [(KeyboardInterrupt, 130), (RuntimeError, None)])
-def test_interrupted_run_is_finished_with_what_it_has(fault, code, small_world, monkeypatch):
-    whole, made = engines.run_trial, []
+@pytest.mark.parametrize(("fault", "code", "logged_code"), [(KeyboardInterrupt, 130, 1), (RuntimeError, 1, 0)])
+def test_interrupted_run_is_finished_with_what_it_has(fault, code, logged_code, small_world, monkeypatch):
+    whole, made = making.run_trial, []
 
     def interrupted(*args, **kwargs):
         if made:
@@ -149,11 +149,7 @@ def test_interrupted_run_is_finished_with_what_it_has(fault, code, small_world, 
         made.append(1)
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(engines, "run_trial", interrupted)
-    if code is None:
-        with pytest.raises(fault):
-            main([*LINE, "--policy", "greedy"])
-    else:
-        assert main([*LINE, "--policy", "greedy"]) == code
+    monkeypatch.setattr(making, "run_trial", interrupted)
+    assert main([*LINE, "--policy", "greedy"]) == code
     logged = _runs(small_world / "x")["greedy"]
-    assert logged.exit_code == 1 and logged.summary["trials"] == 1
+    assert logged.exit_code == logged_code and logged.summary["trials"] == 1

@@ -59,6 +59,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     yield tmp_path
     sys.modules.pop(OWN, None)
     loading.load.cache_clear()
+    loading.scorer_of.cache_clear()
     loading.judges_of.cache_clear()
     loading.found_weights.cache_clear()
 
@@ -308,7 +309,8 @@ def test_long_prompts_are_prompts():
 
 
 def test_models_of_real_size_are_not_loaded_several_times():
-    assert choose_engine(Execution(workers=2), num_trials=99, many_at_once=wan.MANY_AT_ONCE) is in_process
+    engine = choose_engine(Execution(workers=2), num_trials=99, many_at_once=wan.MANY_AT_ONCE)
+    assert engine.func is in_process
 
 
 @pytest.mark.parametrize(

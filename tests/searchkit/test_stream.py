@@ -23,6 +23,7 @@ from searchkit.search import search
 from searchkit.state import StreamState
 from searchkit.stream import Stream
 from searchkit.types import Action, Child, Request, Route
+from searchkit.wrappers import Watched
 
 MakeStream = Callable[..., Stream]
 MakeModel = Callable[..., VideoModel]
@@ -666,3 +667,21 @@ def test_root_has_no_whole_score(make_stream: MakeStream):
     stream = make_stream()
     with pytest.raises(ValueError, match="at least 1 chunk to be scored, got the root"):
         stream.score_whole([stream.root])
+
+
+@pytest.mark.parametrize("prefix_budget", [2**28, 0], ids=["parents together", "parents in turn"])
+def test_stream_tells_how_many_candidates_are_made(make_stream: MakeStream, model: VideoModel, prefix_budget: int):
+    told: list[tuple[float, int]] = []
+    stream = make_stream(model=replace(model, prefix_budget=prefix_budget), horizon=2)
+    stream = replace(stream, told=lambda made, num: told.append((made, num)))
+    BeamSearch(beam_width=2, children=2)(Watched(stream, on_level=lambda children: None), seed=0)
+    together = [(2.0, 4), (4.0, 4)]  # two passes of four candidates
+    in_turn = [(1.0, 4), (2.0, 4), (3.0, 4), (4.0, 4)]
+    assert told == [*together, *(in_turn if prefix_budget == 0 else together)]
+
+
+def test_stream_that_tells_makes_the_same(make_stream: MakeStream):
+    silent = make_stream(horizon=2)
+    talking = replace(silent, told=lambda made, num: None)
+    assert talking == silent
+    _assert_same_states(*(PreviewPruning()(stream, seed=0).best for stream in (silent, talking)), atol=0.0)

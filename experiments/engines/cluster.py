@@ -1,0 +1,229 @@
+"""Workers of a Ray cluster make the trials: one for each GPU, or for each share of CPUs where there is none.
+
+All nodes see the experiment's folder by the same path, and store trials in it as processes of one machine do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from experiments.config import Execution, Trial
+from experiments.engines import num_cores
+from experiments.engines.actors import RewardActor, WorkerActor
+from experiments.engines.pool import Died, Word, make_in_pool
+from experiments.engines.work import Work
+from experiments.engines.worker import THREAD_VARIABLES, Setup, Surroundings
+from experiments.failures import Failure
+from experiments.worlds import world_of
+
+ADDRESS = "RAY_ADDRESS"
+AUTH_MODE = "RAY_AUTH_MODE"
+NAMED = ("local", "auto")  # addresses that are no HOST:PORT: a cluster of this machine alone, or the one it is in
+REACH_SECONDS = 10.0  # for a cluster's head to answer
+LITTLE_STORE = 2**27  # bytes of Ray's object store, where no frames travel through it
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",  # a small /dev/shm is no reason to complain
+}
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # also on Linux, it keeps a cluster off all other networks
+REWARD_RESTARTS = 3  # of a reward worker that died; a score is asked for again
+
+
+class Room(NamedTuple):
+    """What each worker takes, and how many of them a cluster has room for.
+
+    taken: as options of an actor.
+    """
+
+    taken: dict[str, float]
+    num: int
+
+
+def on_ray(work: Work, *, execution: Execution) -> list[Failure]:
+    """Makes as many trials at once as a cluster has room for; errors are those of `make_in_pool`.
+
+    Raises:
+        ValueError: Ray is not installed, the cluster cannot be joined, or it has no room.
+    """
+    if not work.trials:
+        return []
+    with connected(execution) as ray:
+        work.interrupts.listen()  # Ray has taken SIGTERM
+        room = room_of(ray.cluster_resources(), execution, wants_gpu=_wants_gpu(work))
+        num_workers = min(len(work.trials), execution.workers or room.num)
+        with contextlib.closing(_Actors(ray, work, execution, room)) as crew:
+            return make_in_pool(crew, work, num_workers=num_workers, retries=execution.retries)
+
+
+def room_of(resources: dict[str, float], execution: Execution, *, wants_gpu: bool) -> Room:
+    """Returns the room for workers that a cluster's resources leave, those of the rewards aside.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if wants_gpu and resources.get("GPU", 0.0) >= 1:
+        taken, num = {"num_cpus": 0.0, "num_gpus": 1.0}, int(resources["GPU"])
+    else:
+        taken, num = {"num_cpus": float(execution.threads)}, int(resources.get("CPU", 0.0)) // execution.threads
+    num_rewards = execution.reward_workers if execution.reward_placement == "own" else 0
+    if num <= num_rewards:
+        kind = "GPUs" if "num_gpus" in taken else f"shares of {execution.threads} CPUs"
+        raise ValueError(
+            f"the Ray cluster has room for {num} workers ({kind}), but at least {num_rewards + 1} are needed, "
+            f"{num_rewards} of them for rewards"
+        )
+    return Room(taken, num - num_rewards)
+
+
+@contextlib.contextmanager
+def connected(execution: Execution) -> Iterator[Any]:
+    """Yields Ray, which has joined a cluster or started one of this machine alone, for as long as it is needed.
+
+    Raises:
+        ValueError: Ray is not installed, or there is no cluster at the address.
+    """
+    address = execution.ray_address or os.environ.get(ADDRESS) or "local"
+    if address not in NAMED:
+        _check_reached(address)
+    ray = _import_ray(is_local=address == "local")
+    if ray.is_initialized():  # by whoever called: it stays theirs
+        yield ray
+        return
+    is_chatty = execution.log_level == "debug"
+    ray._private.worker._worker_logs_enabled = is_chatty  # nothing else silences what nodes say of workers that die
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address,
+            log_to_driver=is_chatty,
+            logging_level=logging.DEBUG if is_chatty else logging.ERROR,
+            runtime_env={"env_vars": _environment(execution)},
+            **(_local_options(execution) if address == "local" else {}),
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"ray_address {address} cannot be joined: {reason}{_hint()}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, before)
+
+
+def _check_reached(address: str) -> None:
+    """Raises a ValueError if nobody listens at an address: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not (host and port.isdecimal()):
+        raise ValueError(f"ray_address must be HOST:PORT of a cluster's head, got {address}: run on one of its nodes")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"ray_address {address} cannot be joined: {error}") from error
+
+
+def _hint() -> str:
+    # Ray asks for a token wherever it finds one as a cluster starts, but shows one only where it is told to.
+    return "" if AUTH_MODE in os.environ else f"; a cluster that asks for a token needs {AUTH_MODE}=token here, too"
+
+
+def _import_ray(*, is_local: bool) -> Any:
+    for name, value in (QUIET | LOOPBACK if is_local else QUIET).items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError("engine ray needs the package ray: pip install -e '.[ray]'") from error
+    return ray
+
+
+def _environment(execution: Execution) -> dict[str, str]:
+    """Returns variables of the workers: what this process imports they import, too."""
+    threads = dict.fromkeys(THREAD_VARIABLES, str(execution.threads))
+    return threads | QUIET | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+
+
+def _local_options(execution: Execution) -> dict[str, Any]:
+    own = execution.reward_placement == "own"
+    num_shares = (execution.workers or 0) + (execution.reward_workers if own else 0)
+    return {
+        "include_dashboard": False,
+        "num_cpus": max(num_shares * execution.threads, num_cores()),
+        **({} if own else {"object_store_memory": LITTLE_STORE}),
+    }
+
+
+def _wants_gpu(work: Work) -> bool:
+    return world_of(work.folder.experiment).wants_gpu(work.folder.experiment)
+
+
+class _Hand(NamedTuple):
+    """An actor, and what it says."""
+
+    actor: Any
+    words: Any
+
+
+class _Actors:
+    """A crew of Ray actors, each of which makes trials in a thread and says how far it is."""
+
+    def __init__(self, ray: Any, work: Work, execution: Execution, room: Room) -> None:
+        self._ray = ray
+        surroundings = Surroundings.of_this_process(execution.threads)
+        self._start = surroundings, pickle.dumps(Setup(work.folder, execution.log_level))
+        self._hands: dict[int, _Hand] = {}
+        self._kind = ray.remote(WorkerActor).options(max_concurrency=2, max_restarts=0, **room.taken)
+        self._rewards: list[Any] = []
+        if execution.reward_placement == "own":
+            kind = ray.remote(RewardActor).options(
+                max_restarts=REWARD_RESTARTS, max_task_retries=REWARD_RESTARTS, **room.taken
+            )
+            self._rewards = [kind.remote(*self._start) for _ in range(execution.reward_workers)]
+
+    def close(self) -> None:
+        """Ends all actors at once."""
+        for actor in (*(hand.actor for hand in self._hands.values()), *self._rewards):
+            self._ray.kill(actor)
+
+    def hire(self, worker: int) -> None:
+        rewards = self._rewards[worker % len(self._rewards)] if self._rewards else None
+        actor = self._kind.remote(*self._start, rewards)
+        self._hands[worker] = _Hand(actor, actor.words.remote())
+
+    def give(self, worker: int, trial: Trial) -> None:
+        self._hands[worker].actor.take.remote(pickle.dumps(trial))
+
+    def hear(self, seconds: float) -> Iterator[tuple[int, Word]]:
+        speaking = {hand.words: worker for worker, hand in self._hands.items()}
+        ready, _ = self._ray.wait(list(speaking), num_returns=1, timeout=seconds)
+        for words in ready:
+            worker = speaking[words]
+            try:
+                word = self._ray.get(next(words))
+            except StopIteration:
+                word = Died("left")
+            except self._ray.exceptions.RayError as error:
+                logging.getLogger(__name__).info("worker %d: %s", worker, error)
+                word = Died(_end_of(error))
+            if isinstance(word, Died):
+                self._ray.kill(self._hands.pop(worker).actor)
+            yield worker, word
+
+    def stop(self) -> None:
+        for hand in self._hands.values():
+            hand.actor.stop.remote()
+
+
+def _end_of(error: Exception) -> str:
+    """Returns what became of a worker, in words that follow "the worker"."""
+    reason = "as memory ran out" if "memory" in str(error).partition("Some common causes")[0] else "or its node is gone"
+    return f"died ({type(error).__name__}), {reason}"
