@@ -34,7 +34,10 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",  # a small /dev/shm is no reason to complain
 }
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # also on Linux, it keeps a cluster off all other networks
+LOCAL = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # also on Linux, it keeps a cluster off all other networks
+    "RAY_worker_niceness": "0",  # Ray's own 15 would let whatever else runs here go first
+}
 REWARD_RESTARTS = 3  # of a reward worker that died; a score is asked for again
 
 
@@ -137,7 +140,7 @@ def _hint() -> str:
 
 
 def _import_ray(*, is_local: bool) -> Any:
-    for name, value in (QUIET | LOOPBACK if is_local else QUIET).items():
+    for name, value in (QUIET | LOCAL if is_local else QUIET).items():
         os.environ.setdefault(name, value)
     try:
         import ray
