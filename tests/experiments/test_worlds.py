@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import duckdb
@@ -23,11 +23,13 @@ from experiments.run import main
 from experiments.trials import Outcome, run_trial
 from experiments.worlds import loading, wan, world_of
 from experiments.worlds.options import Published
-from policies import BestOfNPerChunk, FrontLoading, Greedy, StreamT1
+from policies import BestOfNPerChunk, FrontLoading, Greedy, PreviewPruning, StreamT1
 from searchkit.backbones.presets import MODELS
+from searchkit.offload import ScorerWithin
+from searchkit.placement import Placement
 from searchkit.rewards import registry
 from searchkit.rewards.registry import Rewards
-from searchkit.types import Policy, Route
+from searchkit.types import Policy, Record, Route
 from searchkit.video import read_video, to_pixels
 
 OWN_MODULE = """
@@ -117,6 +119,47 @@ def test_tiny_decoder_is_what_the_search_sees_and_the_full_one_makes_the_video(o
     assert not (to_pixels(Greedy()(stream, seed=0).best.video) == tiny.pixels).all()
 
 
+@pytest.mark.parametrize(("policy", "decode"), [(StreamT1(), "full"), (PreviewPruning(children=3), "tiny")])
+def test_what_waits_in_cpu_memory_changes_no_bit(policy, decode, own_module):
+    judged = replace(SMALL, decode=decode, judges=(f"{OWN}:contrast",))
+    settings = {"published": judged, "num_chunks": 5, "prompts": ("A cat sits, then @4 a dog runs",)}
+    plain = _make_experiment(policy, placement=Placement(takes_turns=True), **settings)
+    waiting = {field.name: True for field in fields(Placement) if field.type == "bool"}
+    placed = replace(plain, placement=Placement(**waiting))
+    expected, found = _run(plain), _run(placed)
+    assert isinstance(wan.make_stream(placed, "A cat sits").scorer, ScorerWithin)
+    assert [_told(record) for record in found.records] == [_told(record) for record in expected.records]
+    assert (found.pixels == expected.pixels).all() and found.result.measures == expected.result.measures
+
+
+def _told(record: Record) -> tuple[object, ...]:
+    return record.lineage, record.scores, record.fused, record.kept, record.cost.passes
+
+
+@pytest.mark.parametrize("placement", [Placement(max_batch=1), Placement(takes_turns=True)])
+def test_smaller_batches_give_the_same_within_rounding(placement, own_module):
+    plain = _make_experiment(StreamT1(), num_chunks=5)
+    expected, found = _run(plain), _run(replace(plain, placement=placement))
+    assert [record.lineage for record in found.records] == [record.lineage for record in expected.records]
+    for ours, theirs in zip(found.records, expected.records, strict=True):
+        assert ours.scores == pytest.approx(theirs.scores, abs=1e-5)
+
+
+def test_placement_tells_no_trial_from_another(own_module):
+    plain = _make_experiment(Greedy())
+    placed = replace(plain, placement=Placement(blocks_wait=True, rewards_wait=True))
+    places = [Folder(Path("x"), one, model_checksum="1").place(one.trials[0]) for one in (plain, placed)]
+    assert places[0] == places[1]
+
+
+def test_memory_budget_of_the_command_line_places_what_is_loaded(own_module, monkeypatch, capsys):
+    seen = []
+    line = ["--preset", "longlive-rehearsal", "--memory-budget", "24GB", "--out", "x"]
+    monkeypatch.setattr("experiments.run.run", lambda experiment, **_: seen.append(experiment.placement))
+    assert main(line) == 0
+    assert seen[0].rewards_wait and "rewards wait in CPU memory" in capsys.readouterr().out
+
+
 def test_user_reward_decides_what_is_kept(own_module):
     outcome = _run(_make_experiment(BestOfNPerChunk(num_candidates=3)))
     for chunk in range(3):
@@ -189,7 +232,7 @@ def test_missing_judge_is_told_before_anything_is_loaded(own_module, capsys):
 
 def test_rewards_run_on_cuda_where_there_is_one(monkeypatch):
     seen = []
-    monkeypatch.setattr(registry, "load_known", lambda known, options: seen.append(options["device"]) or _image)
+    monkeypatch.setattr(registry, "load_seated", lambda known, options, seat: seen.append(options["device"]) or _image)
     for device, is_there in ((None, True), (None, False), ("cuda:1", True)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda is_there=is_there: is_there)
         registry.load_scorer(Rewards(image="clipscore", video="clipscore", device=device), fps=16)
