@@ -171,7 +171,8 @@ class Sizes:
 
     @property
     def _network(self) -> Part:
-        return Part("the network", self.workload.num_parameters * self._itemsize)
+        fp8 = self.experiment.published.fp8
+        return Part("the network", self.workload.weight_bytes(itemsize=self._itemsize, fp8=fp8))
 
     @property
     def _coder(self) -> Coder:

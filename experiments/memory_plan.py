@@ -20,7 +20,8 @@ LADDER: Sequence[tuple[Mapping[str, Any], str]] = (
     ({"encodes_on_cpu": True}, "prompts are encoded on the CPU, once each"),
     ({"takes_turns": True}, "parents take turns, so that one prefix is held at a time"),
     ({"judges_wait": True}, "judges wait in CPU memory, and come to the GPU one at a time"),
-    *(({"max_batch": most}, f"at most {most} candidates are in one call") for most in (8, 4, 2, 1)),
+    *(({"max_batch": most}, f"at most {most} candidates are in one call") for most in (8, 4, 2)),
+    ({"max_batch": 1}, "candidates are in calls of their own"),
     ({"rewards_wait": True}, "rewards wait in CPU memory, and come to the GPU one at a time, once a level"),
     ({"caches_wait": True}, "the decoder's caches wait in CPU memory, but for those of the candidates being decoded"),
     ({"blocks_wait": True}, "keys and values wait in CPU memory, and are copied as prefixes are assembled"),
@@ -28,7 +29,7 @@ LADDER: Sequence[tuple[Mapping[str, Any], str]] = (
 )
 HELP = (
     "--decode tiny makes the decoder's caches small, --rewards.device cpu or cuda:1 has rewards run elsewhere, smaller "
-    "rewards or hpsv3(fp8=true) take less, and fewer candidates or a smaller video take less of everything"
+    "rewards take less, --fp8 halves the network, and fewer candidates or a smaller video take less of everything"
 )
 
 

@@ -74,6 +74,17 @@ class Workload:
         own, attended = one.own * self.tokens_per_frame, one.attended * self.tokens_per_frame
         return (2 * attended * self._width + own * (self.size.ffn_dim + 3 * self._width)) * itemsize
 
+    def weight_bytes(self, *, itemsize: int, fp8: bool = False) -> int:
+        """Returns the bytes of the network.
+
+        Args:
+            fp8: whether the blocks' linear weights are float8; a row's scale is float32.
+        """
+        if not fp8:
+            return self.num_parameters * itemsize
+        rows = self.size.num_layers * (9 * self._width + self.size.ffn_dim)
+        return (self.num_parameters - self.num_linear_weights) * itemsize + self.num_linear_weights + 4 * rows
+
     def tflop(self, one: Pass) -> float:
         """Returns the operations of a pass, in 10**12."""
         own, attended = one.own * self.tokens_per_frame, one.attended * self.tokens_per_frame

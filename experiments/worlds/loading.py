@@ -156,12 +156,15 @@ def _load_model(
         width=published.width,
         memory=memory,
         max_batch=placement.max_batch,
+        speedups=published.speedups,
     )
     if published.is_random:
         return made(size=REDUCED, vae_base_dim=REDUCED_VAE) if published.reduced else made()
     wan = WAN if published.wan is None else Source(published.wan)
     network = Source(published.weights or default_weights(model), published.revision)
-    found_weights(published)  # what scores is missed before 11 GB of text encoder are read
+    # What is not installed, and what scores, is missed before 11 GB of text encoder are read.
+    published.speedups.check()
+    found_weights(published)
     encoder = TextEncoder(wan, device="cpu" if placement.encodes_on_cpu else _device(published))
     encoder.prepare(texts)
     return made(network, encode_text=encoder, wan=wan)

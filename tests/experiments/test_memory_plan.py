@@ -230,6 +230,15 @@ def test_dry_run_prints_the_plan_and_loads_nothing(tmp_path: Path, monkeypatch, 
     assert not list(tmp_path.iterdir())
 
 
+def test_float8_weights_are_counted_at_half():
+    whole = _make_experiment()
+    small = replace(whole, published=replace(whole.published, fp8=True))
+    linear = 30 * (8 * 1536**2 + 2 * 1536 * 8960)
+    scales = 30 * (9 * 1536 + 8960) * 4
+    saved = _parts(whole, "denoising")["the network"] - _parts(small, "denoising")["the network"]
+    assert saved == linear - scales
+
+
 def test_sizes_are_read_with_their_units():
     assert parse_size("24GB") == 24e9 and parse_size("22.5 GiB") == 22.5 * 2**30
     for wrong in ("24", "0GB", "GB", "-1GB", "24 MB"):

@@ -330,3 +330,24 @@ def test_bad_option_of_a_model_exits_with_one_sentence(line, words, own_module, 
     (refusal,) = capsys.readouterr().err.splitlines()
     assert refusal.startswith("run: ") and "published." not in refusal
     assert all(word in refusal for word in words), refusal
+
+
+def test_what_speeds_a_network_up_tells_trials_apart_and_reaches_it(own_module):
+    line = [*LINE, "--attention", "_native_math", "--prompts", "A cat sits", "--num-chunks", "1"]
+    plain, quick = (parse([*LINE, *line[len(LINE) + 2 :]]).experiment, parse(line).experiment)
+    assert quick.describe() == {**plain.describe(), "attention": "_native_math"}
+    network = world_of(quick).make_stream(quick, "A cat sits").model.engine.network
+    kinds = [layer.processor for block in network.blocks for layer in (block.attn1, block.attn2)]
+    assert {kind._attention_backend.value for kind in kinds} == {"_native_math"}
+
+
+def test_unknown_attention_is_refused_with_the_nearest_and_says_so_in_a_sentence(own_module, capsys):
+    assert main([*LINE, "--attention", "flsh"]) == 2
+    assert "attention 'flsh' is unknown" in capsys.readouterr().err
+    assert main([*LINE, "--attention", "sage", "--prompts", "A cat sits", "--num-chunks", "1"]) == 2
+    assert "attention 'sage' cannot be had here" in capsys.readouterr().err
+
+
+def test_shapes_know_nothing_of_speedups(capsys):
+    assert main(["--attention", "native", "--dry-run"]) == 2
+    assert "attention" in capsys.readouterr().err
