@@ -153,7 +153,14 @@ def load_seated(known: Known, options: Mapping[str, Value], seat: Seat | None) -
     """Returns what a name stands for, as by `load_known`; if it is for a seat's device, it waits in CPU memory."""
     if seat is None or not is_same(str(options["device"]), str(seat.device)):
         return load_known(known, options)
-    return seat.for_calls_of(load_known(known, {**options, "device": "cpu"}))
+    if options.get("weights") != _RANDOM:
+        return seat.for_calls_of(load_known(known, {**options, "device": "cpu"}))
+    from searchkit.offload import modules_of  # names are known without torch
+
+    model = load_known(known, options)  # drawn where it is going to compute: a CPU takes minutes for the largest
+    for module in modules_of(model):
+        module.to("cpu")
+    return seat.for_calls_of(model)
 
 
 def file_identities(terms: Iterable[Term], known: Mapping[str, Known]) -> dict[str, str]:
