@@ -35,7 +35,7 @@ class Published:
         attention: the network's attention backend, by diffusers' name for it, such as flash or _native_cudnn; None for
             torch's own choice.
         compile: compile the network's repeated blocks, once for all of them.
-        fp8: hold the weights of the network's blocks as float8, by torchao: half the bytes, and a little slower.
+        fp8: hold the weights of the network's blocks as float8, by torchao: half the bytes, and slower.
         rewards: what the search goes by.
         judges: what measures the finished videos and took no part in the search: subject-consistency,
             background-consistency, aesthetic-quality, videoscore2, or a reward that the search does not go by; options

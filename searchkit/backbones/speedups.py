@@ -20,6 +20,8 @@ ATTENTION_BACKENDS = (
     *("_sage_qk_int8_pv_fp8_cuda_sm90", "_sage_qk_int8_pv_fp16_cuda", "_sage_qk_int8_pv_fp16_triton", "xformers"),
 )
 
+MOST_GRAPHS = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Speedups:
@@ -27,8 +29,8 @@ class Speedups:
 
     Attributes:
         attention: name of one of diffusers' attention backends, such as flash or _native_cudnn; None for the default.
-        compile: compile the repeated blocks once for all of them (regional compilation), which takes a minute.
-        fp8: hold the weights of the blocks' linear layers as float8, by torchao: half the bytes, a little slower.
+        compile: compile the repeated blocks, once for all of them (regional compilation) and each kind of batch.
+        fp8: hold the weights of the blocks' linear layers as float8, by torchao: half the bytes, and slower.
 
     Raises:
         ValueError: there is no such backend; the nearest is named.
@@ -74,7 +76,17 @@ class Speedups:
         if self.attention is not None:
             _set_attention(network, self.attention)
         if self.compile:
-            network.compile_repeated_blocks()
+            _compile(network)
+
+
+def _compile(network: WanTransformer3DModel) -> None:
+    import torch._dynamo
+
+    # A graph for every kind of batch: of how many parents, with a memory or none, with blocks to fill or without.
+    # Beyond the limit torch would compute uncompiled.
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, MOST_GRAPHS)
+    network.compile_repeated_blocks()
 
 
 def _set_attention(network: WanTransformer3DModel, name: str) -> None:
