@@ -115,10 +115,14 @@ def load_rewards() -> tuple[ImageReward, VideoReward]:
 
 
 @cache
-def load_scorer() -> RewardScorer:
-    """Returns the image and video rewards as one scorer; errors are those of `load_rewards`."""
+def load_scorer(*, max_batch: int = RewardScorer.max_batch) -> RewardScorer:
+    """Returns the image and video rewards as one scorer; errors are those of `load_rewards`.
+
+    Args:
+        max_batch: most candidates in one call; 1 makes scores independent of how a level is grouped.
+    """
     image, video = load_rewards()
-    return RewardScorer(image=image, video=video)
+    return RewardScorer(image=image, video=video, max_batch=max_batch)
 
 
 def untrained_network(seed: int) -> WanTransformer3DModel:
@@ -154,7 +158,7 @@ def make_stream(
     model = load_model(memory=memory, max_batch=1) if deterministic else load_model(memory=memory)
     return Stream(
         model=model,
-        scorer=load_scorer(),
+        scorer=load_scorer(max_batch=1) if deterministic else load_scorer(),
         prompt=prompt,
         horizon=horizon,
         long_window=long_window,

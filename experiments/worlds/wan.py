@@ -68,10 +68,12 @@ def measure(experiment: Experiment, clip: Clip) -> Measured:
 
     from experiments.worlds.loading import judges_of
 
+    judges = judges_of(experiment.published, fps=clip.fps, placement=experiment.placement)
     measures: dict[str, float] = {}
-    for judge in judges_of(experiment.published, fps=clip.fps).values():
-        video = torch.from_numpy(clip.pixels).permute(0, 3, 1, 2).float() / 255
-        measures |= judge(video=video, prompt=clip.prompt, fps=clip.fps)
+    with judges.room():
+        for judge in judges.by_name.values():
+            video = torch.from_numpy(clip.pixels).permute(0, 3, 1, 2).float() / 255
+            measures |= judge(video=video, prompt=clip.prompt, fps=clip.fps)
     return Measured(measures, {})
 
 
@@ -106,4 +108,5 @@ def _loaded(experiment: Experiment) -> Loaded:
         memory=experiment.memory,
         deterministic=experiment.deterministic,
         texts=texts,
+        placement=experiment.placement,
     )
