@@ -14,6 +14,7 @@ from experiments.registry import flat, plain, policy_label, policy_name
 from experiments.worlds import SHAPES, world_of
 from experiments.worlds.options import Published
 from searchkit.memory import MemoryConfig
+from searchkit.placement import Placement
 from searchkit.plan import Gpu
 from searchkit.types import Decoding, Policy
 
@@ -57,6 +58,8 @@ class Experiment:
         memory: sizes of the key/value memory, in latent frames (3 a chunk, 4 pixel frames each).
         published: options of published models.
         policies: what to compare.
+        placement: where the parts of a published model's search are between their uses, as --memory-budget decides;
+            results are the same within rounding, so that it tells no experiment from another.
     """
 
     model: str = SHAPES
@@ -74,6 +77,7 @@ class Experiment:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     published: Annotated[Published, tyro.conf.arg(name="")] = field(default_factory=Published)
     policies: Annotated[tuple[Policy, ...], tyro.conf.Suppress] = ()
+    placement: Annotated[Placement, tyro.conf.Suppress] = Placement()
 
     def __post_init__(self) -> None:
         if self.long_window < 1:
@@ -151,8 +155,8 @@ class Experiment:
 
         What is about published models is not there where the model is none.
         """
-        others = ("policies", "num-prompts", "prompts-from")
-        settings = {name: value for name, value in flat(self).items() if name not in others}
+        others = ("policies", "num-prompts", "prompts-from", "placement")
+        settings = {name: value for name, value in flat(self).items() if name.partition(".")[0] not in others}
         if self.model == SHAPES:
             del settings["model"]
             return {name: value for name, value in settings.items() if not name.startswith(PUBLISHED)}

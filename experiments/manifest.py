@@ -7,6 +7,7 @@ import functools
 import hashlib
 import platform
 import subprocess
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from searchkit.video import Pixels
 
 PACKAGES = ("searchkit", "torch", "diffusers", "transformers", "numpy", "safetensors")
-NOT_OPTIONS = ("policies", "num-prompts", "prompts-from", "prompts", "seeds")  # what a trial has one of, or none
+# What a trial has one of, or none, and what is no option by itself.
+NOT_OPTIONS = ("policies", "num-prompts", "prompts-from", "prompts", "seeds", "placement")
 
 
 def manifest(experiment: Experiment, trial: Trial, model: VideoModel) -> dict[str, Any]:
@@ -38,6 +40,7 @@ def manifest(experiment: Experiment, trial: Trial, model: VideoModel) -> dict[st
             "prefix_budget": model.prefix_budget,
             "deterministic": experiment.deterministic,
         },
+        "placement": asdict(experiment.placement),
         "weights": {"model": model.checksum, **world_of(experiment).weights(experiment)},
     }
 
@@ -47,7 +50,7 @@ def command(experiment: Experiment, trial: Trial) -> list[str]:
     options = {
         name.removeprefix(PUBLISHED): value
         for name, value in flat(experiment).items()
-        if name not in NOT_OPTIONS and (experiment.model != SHAPES or not name.startswith(PUBLISHED))
+        if name.partition(".")[0] not in NOT_OPTIONS and (experiment.model != SHAPES or not name.startswith(PUBLISHED))
     }
     words = [word for name, value in options.items() for word in _words(name, value)]
     words += [f"--seeds={trial.seed}", f"--prompts={trial.prompt}", f"--policy={policy_name(trial.policy)}"]

@@ -12,6 +12,7 @@ from experiments.arguments import parse
 from experiments.manifest import fingerprint
 from experiments.trials import Outcome, run_trial
 from experiments.worlds import world_of
+from searchkit.placement import Placement
 
 BIT_EQUAL = "bit-equal"
 TIMELESS = ("short", "long", "fused", "passes")  # of a chunk of the chosen video
@@ -20,7 +21,7 @@ TIMELESS = ("short", "long", "fused", "passes")  # of a chunk of the chosen vide
 def replay(folder: Path) -> Iterator[str]:
     """Yields sentences on a trial that is made again; the last one is "bit-equal" or begins with "differs".
 
-    It runs with the threads that made the trial, and on this machine.
+    It runs with the threads and the placement that made the trial, and on this machine.
 
     Raises:
         ValueError: the folder holds no trial, or it cannot be made here.
@@ -31,6 +32,7 @@ def replay(folder: Path) -> Iterator[str]:
         stored = json.loads((folder / "trial.json").read_text())
         made_with, result, pixels = stored["made-with"], stored["result"], stored["pixels"]
         prompt, words, threads = result["prompt"], made_with["command"], int(made_with["threads"])
+        placement = Placement(**made_with["placement"])
     except OSError as error:
         raise ValueError(f"replay must be a trial's folder, got {folder}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -38,7 +40,8 @@ def replay(folder: Path) -> Iterator[str]:
             f"replay must be a trial's folder, got {folder}: its trial.json is damaged or older"
         ) from error
     torch.set_num_threads(threads)
-    experiment = replace(parse(words).experiment, prompts=(prompt,))  # the text itself, whatever it looks like
+    # The prompt is the text itself, whatever it looks like.
+    experiment = replace(parse(words).experiment, prompts=(prompt,), placement=placement)
     [trial] = experiment.trials
     yield f"{result['label']}, seed {trial.seed}, {prompt!r}"
     stream = world_of(experiment).make_stream(experiment, prompt)
@@ -57,7 +60,7 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
 
 def _flat(made_with: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(made_with)
-    for name in ("versions", "grouping", "weights"):
+    for name in ("versions", "grouping", "placement", "weights"):
         values |= {f"{name}.{key}": value for key, value in values.pop(name, {}).items()}
     return values
 

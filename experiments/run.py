@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from experiments.engines import Work, choose_engine
 from experiments.failures import Failure, TrialsFailed, is_ours
 from experiments.interrupts import Interrupts, Stopped
 from experiments.logs import listening, make_handler
-from experiments.memory_plan import check_budget
+from experiments.memory_plan import plan
 from experiments.progress import make_reporter
 from experiments.registry import policy_label
 from experiments.results import Finished, Folder, default_path
@@ -53,8 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command.execution.replay is not None:
             return _replay(command.execution.replay, console)
         if command.execution.memory_budget is not None:
-            for line in check_budget(experiment, command.execution.memory_budget):
+            planned = plan(experiment, command.execution.memory_budget)
+            for line in planned.lines:
                 console.print(line, soft_wrap=True, highlight=False)
+            experiment = replace(experiment, placement=planned.placement)
         if command.execution.dry_run:
             print_dry_run(experiment, preset=command.preset, out=out, execution=command.execution, console=console)
         else:

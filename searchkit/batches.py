@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
-
-import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +52,8 @@ class Batches:
 
         The exception holds all that the call had allocated, and is gone when this returns.
         """
+        import torch  # late, so that rewards can be named without it
+
         try:
             call(batch)
         except torch.OutOfMemoryError:

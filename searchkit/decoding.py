@@ -53,8 +53,8 @@ def decode_cold(parents: Sequence[StreamState], latents: Sequence[Tensor], long_
     """Returns candidates decoded from nothing, alone and with their window; arguments are `decode_streamed`'s."""
     windows = [_window(parent, newest, long_window) for parent, newest in zip(parents, latents, strict=True)]
     nothing = [None] * len(parents)
-    pieces, _ = parents[0].model.decode(latents, nothing)
-    wholes, _ = parents[0].model.decode([torch.cat(window) for window in windows], nothing)
+    pieces = parents[0].model.decode(latents, nothing)[0]  # the caches go at once
+    wholes = parents[0].model.decode([torch.cat(window) for window in windows], nothing)[0]
     return [
         Decoded(View(parent.next_prompt.text, window, (whole,), piece), (), None, (1 + len(window)) * len(newest))
         for parent, window, whole, piece, newest in zip(parents, windows, wholes, pieces, latents, strict=True)

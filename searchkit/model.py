@@ -54,6 +54,7 @@ class VideoModel:
             Where memory runs out, later calls take at most half as many rows as the one that failed.
         prefix_budget: bytes of prefixes that a level may hold at once; parents that do not fit take turns. Where a
             policy starts a level by itself, to prune while denoising, all prefixes of the level are held.
+        block_device: where keys and values are kept until a prefix is assembled from them; None for the network's.
 
     Raises:
         ValueError: what is attended reaches beyond the rotary table.
@@ -71,6 +72,7 @@ class VideoModel:
     first_passes: int | None = None
     max_batch: int = 16
     prefix_budget: int = 2**28
+    block_device: torch.device | str | None = None
     _network_batches: Batches = field(default_factory=lambda: Batches("the network"), init=False, repr=False)
     _decoder_batches: Batches = field(default_factory=lambda: Batches("the decoder"), init=False, repr=False)
 
@@ -143,9 +145,14 @@ class VideoModel:
         def call(rows: list[int]) -> None:
             clean = torch.stack([latents[row] for row in rows])
             for row, made in zip(rows, self.engine.clean(clean, **_arguments([places[r] for r in rows])), strict=True):
-                blocks[row].fill(*made)
+                self.keep(blocks[row], *made)
 
         return self._network_batches.run(_lengths(places), self.max_batch, call)
+
+    def keep(self, block: Block, keys: Tensor, values: Tensor) -> None:
+        """Fills a block with keys and values, where blocks are kept; takes ownership of them."""
+        device = keys.device if self.block_device is None else self.block_device
+        block.fill(keys.to(device), values.to(device))
 
     def decode(self, latents: Sequence[Tensor], caches: Sequence[Any]) -> tuple[list[Tensor], list[Any]]:
         """Returns each stream's next pixel frames `[F, 3, H, W]` in [0, 1] and its new decoder cache."""

@@ -61,6 +61,30 @@ class Workload:
         head = _linear(width, patch) + 2 * width
         return _linear(patch, width) + embedders + _linear(width, 6 * width) + size.num_layers * block + head
 
+    @property
+    def num_linear_weights(self) -> int:
+        """Those parameters that are the weights of linear layers of the blocks, without biases."""
+        return self.size.num_layers * (8 * self._width**2 + 2 * self._width * self.size.ffn_dim)
+
+    def pass_bytes(self, one: Pass, *, itemsize: int) -> int:
+        """Returns the bytes that a candidate's pass takes for a moment, besides its prefix.
+
+        Most are alive in one block: the keys and values of a layer, joined, and the inner layer of its MLP.
+        """
+        own, attended = one.own * self.tokens_per_frame, one.attended * self.tokens_per_frame
+        return (2 * attended * self._width + own * (self.size.ffn_dim + 3 * self._width)) * itemsize
+
+    def weight_bytes(self, *, itemsize: int, fp8: bool = False) -> int:
+        """Returns the bytes of the network.
+
+        Args:
+            fp8: whether the blocks' linear weights are float8; a row's scale is float32.
+        """
+        if not fp8:
+            return self.num_parameters * itemsize
+        rows = self.size.num_layers * (9 * self._width + self.size.ffn_dim)
+        return (self.num_parameters - self.num_linear_weights) * itemsize + self.num_linear_weights + 4 * rows
+
     def tflop(self, one: Pass) -> float:
         """Returns the operations of a pass, in 10**12."""
         own, attended = one.own * self.tokens_per_frame, one.attended * self.tokens_per_frame

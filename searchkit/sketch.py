@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -69,6 +69,9 @@ class SketchState:
         return chunk if chunk >= 0 else None
 
 
+Branch = tuple[SketchState, Route]  # the candidates that share a prefix
+
+
 class SketchDraft(NamedTuple):
     """A candidate while it is denoised."""
 
@@ -84,12 +87,14 @@ class LevelSize(NamedTuple):
     block_frames: latent frames of the distinct blocks that its parents hold.
     averaged_frames: those of them in averages, which are float32 whatever the network is.
     prefixes: latent frames of the prefix of each parent and route.
+    siblings: candidates of each of these.
     is_at_once: whether all prefixes are held, since the policy starts drafts by itself; else parents may take turns.
     """
 
     block_frames: int
     averaged_frames: int
     prefixes: tuple[int, ...]
+    siblings: tuple[int, ...]
     num_parents: int
     num_candidates: int
     is_at_once: bool
@@ -161,12 +166,12 @@ class Sketch:
         settled = [self._averages.pop(block, ()) for state in parents for block in state.memory.blocks]
         held += [Memory(window=blocks) for blocks in settled]
         average = functools.cache(self._averaged)
-        branches: dict[tuple[SketchState, Route], Memory] = {}
+        branches: dict[Branch, Memory] = {}
         routed = [(state, self._effective(action.route, memories[state])) for state, action in requests]
         for state, route in routed:
             if (state, route) not in branches:
                 branches[state, route] = make_room(memories[state], route, self.memory, average)
-        self.levels.append(_size(parents, held, list(branches.values()), len(requests), is_at_once=is_at_once))
+        self.levels.append(_size(parents, held, branches, Counter(routed), is_at_once=is_at_once))
         share = filled.share(len(requests))
         return [
             SketchDraft(request, branches[branch], 0, share) for request, branch in zip(requests, routed, strict=True)
@@ -252,19 +257,20 @@ class Sketch:
 def _size(
     parents: Sequence[SketchState],
     memories: Sequence[Memory],
-    routed: Sequence[Memory],
-    num_candidates: int,
+    branches: Mapping[Branch, Memory],
+    siblings: Mapping[Branch, int],
     *,
     is_at_once: bool,
 ) -> LevelSize:
-    """Returns what a level holds: the memories of its parents, and the routed ones of their prefixes."""
+    """Returns what a level holds: the memories of its parents, and the routed ones of its branches' prefixes."""
     blocks = list({block: None for memory in memories for block in memory.blocks})
     return LevelSize(
         block_frames=num_frames(blocks),
         averaged_frames=num_frames([block for block in blocks if block.is_average]),
-        prefixes=tuple(num_frames(memory.blocks) for memory in routed),
+        prefixes=tuple(num_frames(memory.blocks) for memory in branches.values()),
+        siblings=tuple(siblings[branch] for branch in branches),
         num_parents=len(parents),
-        num_candidates=num_candidates,
+        num_candidates=sum(siblings.values()),
         is_at_once=is_at_once,
     )
 

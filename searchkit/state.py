@@ -42,9 +42,9 @@ class Unfilled:
     Block and prefix go with the last candidate that refers to them.
     """
 
-    def __init__(self, block: Block, prefix: Prefix) -> None:
+    def __init__(self, block: Block, prefix: Prefix | None) -> None:
         self.block = block
-        self.prefix: Prefix | None = prefix
+        self.prefix = prefix
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,12 +41,13 @@ class Draft(NamedTuple):
     """A candidate while it is denoised.
 
     memory, prefix: what it attends to; x: `[T, C, h, w]` after `passes_done` passes; x0: the estimate of the
-    finished chunk; noises: the one that started it, and those for re-noising.
+    finished chunk; noises: the one that started it, and those for re-noising. The prefix is None once its parent's
+    turn is over: all passes are done then.
     """
 
     request: Request[StreamState]
     memory: Memory
-    prefix: Prefix
+    prefix: Prefix | None
     noises: Sequence[Tensor]
     x: Tensor
     x0: Tensor | None
@@ -156,23 +157,19 @@ class Stream:
     def _expand_in_turns(
         self, requests: Sequence[Request[StreamState]], turns: Sequence[Sequence[int]]
     ) -> list[Child[StreamState]]:
-        """Returns the children, made so that no prefix outlives its turn."""
+        """Returns the children, made so that no prefix outlives its turn: decoding and scoring have its room."""
         for request in requests:
             request.state.drop_prefix()
-        children: dict[int, Child[StreamState]] = {}
+        denoised: dict[int, Draft] = {}
         average = functools.cache(averaged)
         for rows in turns:
-            others = [child.state.memory for child in children.values()]
+            others = [draft.memory for draft in denoised.values()]
             others += [request.state.memory_after for request in requests]
             drafts = self._start([requests[row] for row in rows], others, average)
-            drafts = self._advance(drafts, None, num_made=len(children), num_all=len(requests))
-            children |= zip(rows, self.finish(drafts), strict=True)
+            drafts = self._advance(drafts, None, num_made=len(denoised), num_all=len(requests))
+            denoised |= zip(rows, (draft._replace(prefix=None) for draft in drafts), strict=True)
             del drafts  # before the next turn: they hold this one's prefixes
-            for row in rows:
-                children[row].state.drop_prefix()
-        made = [children[row] for row in range(len(requests))]
-        together = Cost(peak_cache_bytes=_cache_bytes(requests, [child.state.decoder_cache for child in made]))
-        return [child._replace(cost=child.cost + together) for child in made]
+        return self.finish([denoised[row] for row in range(len(requests))])
 
     def start(self, requests: Sequence[Request[StreamState]]) -> list[Draft]:
         """Returns drafts that are still pure noise, with memory routed and all prefixes assembled at once."""
@@ -404,11 +401,9 @@ class Stream:
         return decoded, [one.scores for one in scored], spent.share(len(drafts))
 
     def _score(self, views: Sequence[View]) -> list[Scored]:
-        """Returns candidates' scores, in the model's batches: a limit of 1 makes them independent of the grouping."""
-        began, most = now(), self.model.max_batch
-        scores = [
-            score for first in range(0, len(views), most) for score in self.scorer.score(views[first : first + most])
-        ]
+        """Returns candidates' scores and their even shares of the time."""
+        began = now()
+        scores = self.scorer.score(views)
         return [Scored(score, (now() - began) / len(views)) for score in scores]
 
     def _sampler(self, request: Request[StreamState]) -> Sampler:
@@ -419,6 +414,7 @@ class Stream:
 
     def _place(self, draft: Draft) -> Place:
         state = draft.request.state
+        assert draft.prefix is not None, "its turn is over"
         return self.model.place(state.place, draft.memory, draft.prefix, state.next_prompt)
 
     def _state(self, draft: Draft, decoded: Decoded, scores: Scores) -> StreamState:

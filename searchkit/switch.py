@@ -18,6 +18,8 @@ from searchkit.state import StreamState
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from searchkit.model import VideoModel
+
 
 class Switched(NamedTuple):
     """A memory as the new prompt's text makes it, and what that cost but time."""
@@ -64,13 +66,13 @@ def _rerun(state: StreamState, chunks: range, before: Memory, blocks: Sequence[B
         prefixes=model.assemble(before),
         text=state.next_prompt.context,
     )
-    return tuple(_cut(old, made, (old.start_frame - first_frame) * model.engine.tokens_per_frame) for old in blocks)
+    return tuple(_cut(model, old, made, old.start_frame - first_frame) for old in blocks)
 
 
-def _cut(old: Block, made: tuple[Tensor, Tensor], start: int) -> Block:
-    """Returns a block like an old one with its part of new keys and values `[L, N, H, D]`, from token `start` on."""
+def _cut(model: VideoModel, old: Block, made: tuple[Tensor, Tensor], first_frame: int) -> Block:
+    """Returns a block like an old one with its part of new keys and values `[L, N, H, D]`, from a frame of them on."""
     block = Block(old.start_frame, old.num_frames)
-    num_tokens = old.keys.shape[1]
+    tokens = slice(*(frame * model.engine.tokens_per_frame for frame in (first_frame, first_frame + old.num_frames)))
     # Copies, so that a block's bytes go with it.
-    block.fill(*(part[:, start : start + num_tokens].clone() for part in made))
+    model.keep(block, *(part[:, tokens].clone() for part in made))
     return block

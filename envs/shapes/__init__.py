@@ -16,7 +16,7 @@ def make_env(*, prompts: Sequence[str] | None = None, max_batch: int = 16, **opt
 
     Args:
         prompts: to draw from; None takes `default_prompts`.
-        max_batch: most candidates in one call of the network; 1 makes results independent of the grouping.
+        max_batch: most candidates in one call of the models; 1 makes results independent of the grouping.
         options: see `envs.stream.StreamEnv`.
 
     Raises:
@@ -25,7 +25,8 @@ def make_env(*, prompts: Sequence[str] | None = None, max_batch: int = 16, **opt
     from envs.shapes.model import load_model, load_scorer
     from envs.stream import StreamEnv
 
-    return StreamEnv(load_model(max_batch=max_batch), load_scorer(), prompts or default_prompts(), **options)
+    model, scorer = load_model(max_batch=max_batch), load_scorer(max_batch=max_batch)
+    return StreamEnv(model, scorer, prompts or default_prompts(), **options)
 
 
 def make_vector_env(
@@ -37,7 +38,7 @@ def make_vector_env(
 
     return StreamVectorEnv(
         load_model(max_batch=max_batch),
-        load_scorer(),
+        load_scorer(max_batch=max_batch),
         prompts or default_prompts(),
         num_envs=num_envs,
         **options,

@@ -115,10 +115,19 @@ def load_rewards() -> tuple[ImageReward, VideoReward]:
 
 
 @cache
-def load_scorer() -> RewardScorer:
-    """Returns the image and video rewards as one scorer; errors are those of `load_rewards`."""
+def load_scorer(*, max_batch: int = RewardScorer.max_batch) -> RewardScorer:
+    """Returns the image and video rewards as one scorer; errors are those of `load_rewards`.
+
+    Args:
+        max_batch: most candidates in one call; 1 makes scores independent of how a level is grouped.
+    """
     image, video = load_rewards()
-    return RewardScorer(image=image, video=video)
+    return RewardScorer(image=image, video=video, max_batch=max_batch)
+
+
+def make_scorer(*, deterministic: bool = False) -> RewardScorer:
+    """Returns what scores streams, one candidate at a time if `deterministic`; errors are those of `load_rewards`."""
+    return load_scorer(max_batch=1) if deterministic else load_scorer()
 
 
 def untrained_network(seed: int) -> WanTransformer3DModel:
@@ -156,7 +165,7 @@ def make_stream(
     model = load_model(memory=memory, max_batch=1) if deterministic else load_model(memory=memory)
     return Stream(
         model=model,
-        scorer=load_scorer() if scorer is None else scorer,
+        scorer=make_scorer(deterministic=deterministic) if scorer is None else scorer,
         prompt=prompt,
         horizon=horizon,
         long_window=long_window,

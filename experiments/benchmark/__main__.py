@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmark import chunk, engines, joins, streams
-from experiments.benchmark.models import Speedups, WanSize, shapes_stream, wan_stream
+from experiments.benchmark.models import WanSize, shapes_stream, wan_stream
 from experiments.benchmark.overhead import overhead
 from experiments.benchmark.timing import Figure
 from policies import StreamT1
+from searchkit.backbones.speedups import Speedups
 from searchkit.stream import Stream
 from searchkit.types import Action, Request
 
@@ -36,7 +37,7 @@ def main(
     threads: int = 2,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
-    speedups: Speedups = Speedups(),  # noqa: B008
+    speedups: Speedups = Speedups(),
     size: WanSize = WanSize(),  # noqa: B008
     peak_teraflops: float | None = None,
     out: Path | None = None,

@@ -66,7 +66,7 @@ def _measure_group(
             num,
             width,
             {phase: seconds[f"{(num, width)} {phase}"] for phase in PHASES},
-            sum(prefix.nbytes for prefix in {draft.prefix for draft in drafts[num, width]}),
+            sum(prefix.nbytes for prefix in {draft.prefix for draft in drafts[num, width] if draft.prefix}),
             sum(block.nbytes for block in {b for parent in parents[:width] for b in parent.memory_after.blocks}),
         )
         for num, width in sides

@@ -32,10 +32,10 @@ def measure(stream: Stream, drafts: list[Draft], repeats: int) -> dict[str, floa
     "join" is how long the concatenations of a whole chunk take alone, "assembly" the prefixes. Candidates of several
     parents are joined in the engine's way only.
     """
-    prefix, num_tokens = drafts[0].prefix, drafts[0].prefix.num_tokens
-    memories = {draft.prefix: draft.memory for draft in drafts}
+    memories = {draft.prefix: draft.memory for draft in drafts if draft.prefix}
+    prefix = next(iter(memories))
     own = stream.model.memory.chunk_frames * stream.model.engine.tokens_per_frame
-    buffers = [torch.zeros(len(drafts), num_tokens + own, *prefix.keys.shape[2:]) for _ in range(2)]
+    buffers = [torch.zeros(len(drafts), prefix.num_tokens + own, *prefix.keys.shape[2:]) for _ in range(2)]
     ways: dict[str, CausalSelfAttention] = {"expanded": CausalSelfAttention()}
     if len(memories) == 1:
         ways |= {"folded": _Folded(), "buffer": _Buffered(buffers)}
@@ -60,7 +60,7 @@ def measure(stream: Stream, drafts: list[Draft], repeats: int) -> dict[str, floa
 
 def _join(stream: Stream, drafts: list[Draft], num_own: int) -> Callable[[], None]:
     """Returns the concatenations of all layers and passes of a chunk, alone."""
-    prefixes = list(dict.fromkeys(draft.prefix for draft in drafts))
+    prefixes = list(dict.fromkeys(draft.prefix for draft in drafts if draft.prefix))
     chunk = torch.zeros(len(drafts), num_own, *prefixes[0].keys.shape[2:])
     layers = range(len(prefixes[0].keys))
     kinds = [[prefix.keys for prefix in prefixes], [prefix.values for prefix in prefixes]]

@@ -10,6 +10,7 @@ import torch
 from envs.shapes.model import load_model, load_scorer
 from searchkit.backbones.load import random_model
 from searchkit.backbones.presets import LONGLIVE, PIXELS_PER_LATENT
+from searchkit.backbones.speedups import Speedups
 from searchkit.model import VideoModel
 from searchkit.rewards import View
 from searchkit.stream import Stream
@@ -31,19 +32,6 @@ class WanSize:
     ffn_dim: int = 8960
     latent_size: tuple[int, int] = (60, 104)
     vae_base_dim: int = 96
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speedups:
-    """What diffusers offers to run a network faster.
-
-    Attributes:
-        compile: whether to compile the repeated blocks (regional compilation).
-        attention: name of an attention backend, such as flash or _native_cudnn; None for the default.
-    """
-
-    compile: bool = False
-    attention: str | None = None
 
 
 class BrightnessScorer:
@@ -75,10 +63,6 @@ def wan_stream(size: WanSize, speedups: Speedups, *, device: str, dtype: torch.d
         dtype=dtype,
         height=height,
         width=width,
+        speedups=speedups,
     )
-    network = model.engine.network
-    if speedups.attention is not None:
-        network.set_attention_backend(speedups.attention)
-    if speedups.compile:
-        network.compile_repeated_blocks()
     return Stream(model=model, scorer=BrightnessScorer(), prompt=PROMPT)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,8 @@ from searchkit.given import read_given
 from searchkit.memory import MemoryConfig
 from searchkit.metrics import Judge, load_judges
 from searchkit.model import VideoModel
+from searchkit.offload import ScorerWithin, Seat, WaitingCaches, leaving
+from searchkit.placement import Placement
 from searchkit.rewards import Scorer
 from searchkit.rewards.registry import load_scorer
 from searchkit.rewards.terms import file_identities
@@ -33,6 +37,16 @@ from searchkit.types import Action, Route
 
 REDUCED_VAE = 4  # channels of its widest level
 TINY_VAE_FILES = ("taew2_1.pth", "taew2_1.safetensors")
+
+
+Room = Callable[[], AbstractContextManager[None]]  # has room on the device while it is entered
+
+
+class Judges(NamedTuple):
+    """Judges by their names, and what has room for them."""
+
+    by_name: Mapping[str, Judge]
+    room: Room
 
 
 class Loaded(NamedTuple):
@@ -59,28 +73,56 @@ class RoutedStream(Stream):
 
 @functools.lru_cache(maxsize=1)
 def load(
-    name: str, published: Published, *, memory: MemoryConfig, deterministic: bool, texts: tuple[str, ...]
+    name: str,
+    published: Published,
+    *,
+    memory: MemoryConfig,
+    deterministic: bool,
+    texts: tuple[str, ...],
+    placement: Placement = Placement(),
 ) -> Loaded:
     """Returns a model with all that it takes to make and to decode its videos.
 
     Args:
         texts: what will be asked for; encoded first, so that the text encoder is gone before anything else is loaded.
+        placement: where its parts are between their uses.
 
     Raises:
         ValueError: files are missing, damaged or of another kind.
     """
     # A file that does not suit is told of before anything is loaded.
     frames = _given_frames(published, memory)
-    model = _load_model(MODELS[name], published, memory=memory, max_batch=1 if deterministic else None, texts=texts)
+    placement = replace(placement, max_batch=1) if deterministic else placement
+    model = _load_model(MODELS[name], published, memory=memory, placement=placement, texts=texts)
     seen = replace(model, decoder=_tiny_decoder(published)) if published.decode == "tiny" else model
-    given = None if frames is None else _encode(model.decoder, frames)
-    return Loaded(seen, model.decoder, given)
+    device = _device(published)
+    return Loaded(
+        _placed(seen, placement, device),
+        _placed(model, placement, device).decoder,
+        None if frames is None else _encode(model.decoder, frames),
+    )
 
 
 @functools.lru_cache(maxsize=1)
-def scorer_of(published: Published) -> Scorer:
-    """Returns what scores a search; errors are those of `load_scorer`."""
-    return load_scorer(published.rewards, fps=FPS)
+def scorer_of(
+    published: Published,
+    *,
+    deterministic: bool,
+    placement: Placement = Placement(),
+    network: torch.nn.Module | None = None,
+) -> Scorer:
+    """Returns what scores a search, and what makes room while it does; errors are those of `load_scorer`.
+
+    Args:
+        network: what leaves the device meanwhile, where the placement says so; None where there is none beside.
+    """
+    seat = Seat(_device(published)) if placement.rewards_wait else None
+    most = 1 if deterministic else placement.max_batch
+    scorer = load_scorer(published.rewards, fps=FPS, max_batch=most, seat=seat)
+    room: list[Room] = [] if seat is None else [seat.until_empty]
+    if placement.network_leaves and network is not None:
+        room.insert(0, functools.partial(leaving, network))  # back last, when the rewards have gone
+    return ScorerWithin(scorer=scorer, room=tuple(room)) if room else scorer
 
 
 @functools.lru_cache(maxsize=1)
@@ -101,13 +143,30 @@ def found_weights(published: Published) -> Mapping[str, str]:
 
 
 @functools.lru_cache(maxsize=1)
-def judges_of(published: Published, *, fps: int) -> Mapping[str, Judge]:
-    """Returns the judges by their names; errors are those of `load_judges`."""
-    return load_judges(published.judges, device=_device(published), fps=fps)
+def judges_of(published: Published, *, fps: int, placement: Placement = Placement()) -> Judges:
+    """Returns the judges; errors are those of `load_judges`."""
+    seat = Seat(_device(published)) if placement.judges_wait else None
+    judges = load_judges(published.judges, device=_device(published), fps=fps, seat=seat)
+    return Judges(judges, contextlib.nullcontext if seat is None else seat.until_empty)
+
+
+def _placed(model: VideoModel, placement: Placement, device: str) -> VideoModel:
+    """Returns a model whose memory and decoder are where they have room."""
+    return replace(
+        model,
+        prefix_budget=0 if placement.takes_turns else model.prefix_budget,
+        block_device="cpu" if placement.blocks_wait else None,
+        decoder=WaitingCaches(decoder=model.decoder, device=device) if placement.caches_wait else model.decoder,
+    )
 
 
 def _load_model(
-    model: PublishedModel, published: Published, *, memory: MemoryConfig, max_batch: int | None, texts: tuple[str, ...]
+    model: PublishedModel,
+    published: Published,
+    *,
+    memory: MemoryConfig,
+    placement: Placement,
+    texts: tuple[str, ...],
 ) -> VideoModel:
     made = functools.partial(
         random_model if published.is_random else load_model,
@@ -117,14 +176,17 @@ def _load_model(
         height=published.height,
         width=published.width,
         memory=memory,
-        max_batch=VideoModel.max_batch if max_batch is None else max_batch,
+        max_batch=placement.max_batch,
+        speedups=published.speedups,
     )
     if published.is_random:
         return made(size=REDUCED, vae_base_dim=REDUCED_VAE) if published.reduced else made()
     wan = WAN if published.wan is None else Source(published.wan)
     network = Source(published.weights or default_weights(model), published.revision)
-    found_weights(published)  # what scores is missed before 11 GB of text encoder are read
-    encoder = TextEncoder(wan, device=_device(published))
+    # What is not installed, and what scores, is missed before 11 GB of text encoder are read.
+    published.speedups.check()
+    found_weights(published)
+    encoder = TextEncoder(wan, device="cpu" if placement.encodes_on_cpu else _device(published))
     encoder.prepare(texts)
     return made(network, encode_text=encoder, wan=wan)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from searchkit.backbones.speedups import Speedups
 from searchkit.metrics import JUDGES, check_judges
 from searchkit.rewards.registry import REWARDS, Rewards
 from searchkit.rewards.terms import Known, Term, parse
@@ -34,6 +35,10 @@ class Published:
             is scaled and cut to the video's size and seen at 16 frames a second; an image is for models that go frame
             by frame, such as causal-forcing-framewise.
         reduced: make random weights of a size for tests, not of the model's.
+        attention: the network's attention backend, by diffusers' name for it, such as flash or _native_cudnn; None for
+            torch's own choice.
+        compile: compile the network's repeated blocks, once for all of them.
+        fp8: hold the weights of the network's blocks as float8, by torchao: half the bytes, and slower.
         rewards: what the search goes by.
         judges: what measures the finished videos and took no part in the search: subject-consistency,
             background-consistency, aesthetic-quality, motion, videoscore2, or a reward that the search does not go by;
@@ -51,6 +56,9 @@ class Published:
     width: int = 832
     given: str | None = None
     reduced: bool = False
+    attention: str | None = None
+    compile: bool = False
+    fp8: bool = False
     rewards: Rewards = field(default_factory=Rewards)
     judges: tuple[str, ...] = ()
 
@@ -63,11 +71,16 @@ class Published:
             raise ValueError(f"tiny_vae is for --decode tiny, got {self.tiny_vae} for --decode {self.decode}")
         if self.is_random and (files := self.wan or self.tiny_vae or self.revision):
             raise ValueError(f"weights {RANDOM} need no files: wan, tiny_vae and revision do not apply, got {files}")
+        assert self.speedups  # whose names are known
         check_judges(self.judges, self.rewards)
 
     @property
     def is_random(self) -> bool:
         return self.weights == RANDOM
+
+    @property
+    def speedups(self) -> Speedups:
+        return Speedups(attention=self.attention, compile=self.compile, fp8=self.fp8)
 
     @property
     def terms(self) -> tuple[Term, ...]:

@@ -82,7 +82,7 @@ def make_stream(experiment: Experiment, prompt: str, *, scorer: Scorer | None = 
 def make_scorer(experiment: Experiment) -> Scorer:
     from envs.shapes import model
 
-    return model.load_scorer()
+    return model.make_scorer(deterministic=experiment.deterministic)
 
 
 def wants_gpu(experiment: Experiment) -> bool:

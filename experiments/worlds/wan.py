@@ -15,6 +15,7 @@ from searchkit.schedule import cues
 
 if TYPE_CHECKING:  # torch is not needed to say what is wrong with an option
     from torch import Tensor
+    from torch.nn import Module
 
     from experiments.config import Experiment
     from experiments.worlds.loading import Loaded
@@ -48,7 +49,7 @@ def make_stream(experiment: Experiment, prompt: str, *, scorer: Scorer | None = 
     loaded = _loaded(experiment)
     return RoutedStream(
         model=loaded.model,
-        scorer=make_scorer(experiment) if scorer is None else scorer,
+        scorer=_scorer(experiment, loaded.model.engine.network) if scorer is None else scorer,
         prompt=prompt,
         given=loaded.given,
         horizon=experiment.num_chunks,
@@ -59,9 +60,7 @@ def make_stream(experiment: Experiment, prompt: str, *, scorer: Scorer | None = 
 
 
 def make_scorer(experiment: Experiment) -> Scorer:
-    from experiments.worlds.loading import scorer_of
-
-    return scorer_of(experiment.published)
+    return _scorer(experiment, None)
 
 
 def wants_gpu(experiment: Experiment) -> bool:
@@ -79,10 +78,12 @@ def measure(experiment: Experiment, clip: Clip) -> Measured:
 
     from experiments.worlds.loading import judges_of
 
+    judges = judges_of(experiment.published, fps=clip.fps, placement=experiment.placement)
     measures: dict[str, float] = {}
-    for judge in judges_of(experiment.published, fps=clip.fps).values():
-        video = torch.from_numpy(clip.pixels).permute(0, 3, 1, 2).float() / 255
-        measures |= judge(video=video, prompt=clip.prompt, fps=clip.fps)
+    with judges.room():
+        for judge in judges.by_name.values():
+            video = torch.from_numpy(clip.pixels).permute(0, 3, 1, 2).float() / 255
+            measures |= judge(video=video, prompt=clip.prompt, fps=clip.fps)
     return Measured(measures, {})
 
 
@@ -107,6 +108,17 @@ def weights(experiment: Experiment) -> Mapping[str, str]:
     return found_weights(experiment.published)
 
 
+def _scorer(experiment: Experiment, network: Module | None) -> Scorer:
+    from experiments.worlds.loading import scorer_of
+
+    return scorer_of(
+        experiment.published,
+        deterministic=experiment.deterministic,
+        placement=experiment.placement,
+        network=network,
+    )
+
+
 def _loaded(experiment: Experiment) -> Loaded:
     from experiments.worlds.loading import load
 
@@ -117,4 +129,5 @@ def _loaded(experiment: Experiment) -> Loaded:
         memory=experiment.memory,
         deterministic=experiment.deterministic,
         texts=texts,
+        placement=experiment.placement,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from searchkit.backbones.presets import FPS, LATENT_CHANNELS, PIXELS_PER_LATENT, NetworkSize, PublishedModel
 from searchkit.backbones.sources import WAN, Source
+from searchkit.backbones.speedups import Speedups
 from searchkit.backbones.text import TEXT_LENGTH, TextEncoder
 from searchkit.backbones.wan import CausalWan
 from searchkit.codecs.wan import WanDecoder
@@ -36,6 +37,7 @@ def load_model(
     width: int = 832,
     memory: MemoryConfig | None = None,
     max_batch: int = VideoModel.max_batch,
+    speedups: Speedups = Speedups(),
 ) -> VideoModel:
     """Returns a published model, ready to be searched.
 
@@ -49,6 +51,7 @@ def load_model(
         width: of the video in pixels.
         memory: its sizes; None for those that the model was trained with.
         max_batch: most candidates in one call of the network.
+        speedups: of the network.
 
     Raises:
         ValueError: weights are missing, incomplete or of another kind, or the video's size does not suit them.
@@ -56,17 +59,19 @@ def load_model(
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
     latent_size = _latent_size(height, width)
+    speedups.check()
     network, network_identity = _load(WanTransformer3DModel, weights, ("", "transformer"), dtype)
     vae, vae_identity = _load(AutoencoderKLWan, wan, ("vae",), dtype)
     identities = " ".join([network_identity, vae_identity, encode_text.identity, str(dtype)])
     return _video_model(
         model,
-        network.to(device),
+        speedups.shrunk(network).to(device),
         vae.to(device),
         encode_text=encode_text,
         latent_size=latent_size,
         memory=memory,
         max_batch=max_batch,
+        speedups=speedups,
         checksum=hashlib.sha256(identities.encode()).hexdigest()[:16],
     )
 
@@ -82,6 +87,7 @@ def random_model(
     width: int = 832,
     memory: MemoryConfig | None = None,
     max_batch: int = VideoModel.max_batch,
+    speedups: Speedups = Speedups(),
     seed: int = 0,
 ) -> VideoModel:
     """Returns a model with random weights, which costs what the published one does: no file is needed.
@@ -96,6 +102,7 @@ def random_model(
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
     latent_size = _latent_size(height, width)
+    speedups.check()
     size = model.size if size is None else size
     torch.manual_seed(seed)
     with torch.device(device), _default_dtype(dtype):
@@ -106,12 +113,13 @@ def random_model(
             parameter.data = parameter.data.float()
     return _video_model(
         model,
-        network,
+        speedups.shrunk(network),
         vae,
         encode_text=lambda prompt: random_embedding(prompt, size.text_dim),
         latent_size=latent_size,
         memory=memory,
         max_batch=max_batch,
+        speedups=speedups,
         checksum="random",
     )
 
@@ -131,10 +139,13 @@ def _video_model(
     latent_size: tuple[int, int],
     memory: MemoryConfig | None,
     max_batch: int,
+    speedups: Speedups,
     checksum: str,
 ) -> VideoModel:
+    engine = CausalWan(network, latent_size=latent_size)
+    speedups.quicken(network)  # after the engine has installed its attention
     return VideoModel(
-        engine=CausalWan(network, latent_size=latent_size),
+        engine=engine,
         decoder=WanDecoder(vae),
         encode_text=encode_text,
         sampler=model.sampler,

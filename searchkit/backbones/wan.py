@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from searchkit.memory import Memory
 
 Item = TypeVar("Item")
+ROTATED_AT_ONCE = 2**24  # numbers of keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +141,11 @@ class CausalWan:
         if starts is None:
             starts = [block.start_frame for block in memory.blocks]
         for block, start, key_part, value_part in zip(memory.blocks, starts, key_parts, value_parts, strict=True):
-            key_part.copy_(rotate(block.keys, self._rotary.at(start, block.num_frames)))
+            rotation, block_keys = self._rotary.at(start, block.num_frames), block.keys
+            # Some layers at a time: rotating takes six times the bytes of the keys.
+            num_layers = max(1, ROTATED_AT_ONCE * len(block_keys) // block_keys.numel())
+            for ours, theirs in zip(block_keys.split(num_layers), key_part.split(num_layers), strict=True):
+                theirs.copy_(rotate(ours.to(self._device), rotation))
             value_part.copy_(block.values)
         return Prefix(keys, values)
 

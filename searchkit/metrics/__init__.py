@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from searchkit.rewards.registry import OPENAI_CLIP_L, REWARDS, Rewards, combine_videos, load_reward
-from searchkit.rewards.terms import MODEL_FILES, Files, Known, Term, Value, load_known, parse
+from searchkit.rewards.terms import MODEL_FILES, Files, Known, Term, Value, load_seated, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from searchkit.offload import Seat
     from searchkit.rewards import VideoReward
 
 _COMMON = ("weights", "revision", "device", "dtype")
@@ -98,12 +99,19 @@ def check_judges(judges: Sequence[str], rewards: Rewards | None = None) -> None:
 
 
 def load_judges(
-    judges: Sequence[str], *, device: str = "cpu", dtype: str | None = None, fps: float = 16.0
+    judges: Sequence[str],
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    fps: float = 16.0,
+    seat: Seat | None = None,
 ) -> dict[str, Judge]:
     """Returns judges by their names, checked as by `check_judges`.
 
     Args:
         device: where they run, unless an option says otherwise; they are loaded together.
+        seat: which those judges share that would be on its device; None where there is room for all of them. Whoever
+            has them judge empties it.
         dtype: of their networks, likewise; None for what each judge has by itself.
         fps: frames a second of the videos, for rewards that must know it.
 
@@ -112,7 +120,7 @@ def load_judges(
     """
     check_judges(judges)
     defaults: dict[str, Value] = {"device": device} if dtype is None else {"device": device, "dtype": dtype}
-    return {judge: _load(judge, defaults, fps) for judge in judges}
+    return {judge: _load(judge, defaults, fps, seat) for judge in judges}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,13 +135,13 @@ class RewardJudge:
         return {self.name: float(self.reward(windows=video[None], prompts=[prompt])[0])}
 
 
-def _load(judge: str, defaults: Mapping[str, Value], fps: float) -> Judge:
+def _load(judge: str, defaults: Mapping[str, Value], fps: float, seat: Seat | None) -> Judge:
     terms = _parse(judge)
     if terms[0].name in JUDGES:
-        made: Judge = load_known(JUDGES[terms[0].name], {**defaults, **dict(terms[0].options)})
+        made: Judge = load_seated(JUDGES[terms[0].name], {**defaults, **dict(terms[0].options)}, seat)
         return made
 
-    reward = combine_videos(terms, lambda term: load_reward(term, defaults=defaults, fps=fps))
+    reward = combine_videos(terms, lambda term: load_reward(term, defaults=defaults, fps=fps, seat=seat))
     return RewardJudge(name=judge, reward=reward)
 
 

@@ -5,11 +5,11 @@ Letters: B candidates, F pixel frames, H and W their size.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from searchkit.batches import Batches
 from searchkit.types import Scores
 
 if TYPE_CHECKING:
@@ -54,30 +54,46 @@ class Scorer(Protocol):
         """Returns the score of whole videos, whose views hold all chunks."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RewardScorer:
     """Short: the image reward's mean over the newest chunk. Long: the video reward of the window (Stream-T1).
 
     A window of a single frame, with which a stream of a model that goes frame by frame starts, is shown to the video
     reward as two equal ones, since motion takes two.
+
+    Attributes:
+        max_batch: most candidates in one call of a reward; 1 makes scores independent of the grouping. Where a reward
+            runs out of memory, its later calls take at most half as many as the one that failed.
     """
 
     image: ImageReward
     video: VideoReward
+    max_batch: int = 16
+    _image_batches: Batches = field(default_factory=lambda: Batches("the image reward"), init=False, repr=False)
+    _video_batches: Batches = field(default_factory=lambda: Batches("the video reward"), init=False, repr=False)
 
     def score(self, views: Sequence[View]) -> list[Scores]:
-        longs = self.score_whole(views)
+        longs = self.score_whole(views)  # of all candidates first: rewards may have to make room for each other
         shorts = [0.0] * len(views)
-        for rows, newest, prompts in _stacked([((view.newest,), view.prompt) for view in views]):
-            for row, short in zip(rows, self.image(frames=newest, prompts=prompts).mean(1).tolist(), strict=True):
+
+        def call(rows: list[int]) -> None:
+            frames, prompts = _stacked([(views[row].newest,) for row in rows]), [views[row].prompt for row in rows]
+            for row, short in zip(rows, self.image(frames=frames, prompts=prompts).mean(1).tolist(), strict=True):
                 shorts[row] = short
+
+        self._image_batches.run([len(view.newest) for view in views], self.max_batch, call)
         return [Scores(short, long) for short, long in zip(shorts, longs, strict=True)]
 
     def score_whole(self, views: Sequence[View]) -> list[float]:
         longs = [0.0] * len(views)
-        for rows, windows, prompts in _stacked([(_moving(view.window), view.prompt) for view in views]):
-            for row, long in zip(rows, self.video(windows=windows, prompts=prompts).tolist(), strict=True):
+        windows = [_moving(view.window) for view in views]
+
+        def call(rows: list[int]) -> None:
+            stacked, prompts = _stacked([windows[row] for row in rows]), [views[row].prompt for row in rows]
+            for row, long in zip(rows, self.video(windows=stacked, prompts=prompts).tolist(), strict=True):
                 longs[row] = long
+
+        self._video_batches.run([sum(map(len, window)) for window in windows], self.max_batch, call)
         return longs
 
 
@@ -85,18 +101,12 @@ def _moving(window: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return 2 * window if sum(map(len, window)) == 1 else window
 
 
-def _stacked(
-    clips: Sequence[tuple[tuple[Tensor, ...], str]],
-) -> list[tuple[list[int], Tensor, list[str]]]:
-    """Returns clips of equal length as batches: which rows they are, their frames, their prompts."""
+def _stacked(clips: Sequence[tuple[Tensor, ...]]) -> Tensor:
+    """Returns clips of equal length, each in parts, as `[B, F, 3, H, W]`; they are copied once."""
     import torch
 
-    def length(row: int) -> int:
-        return sum(len(part) for part in clips[row][0])
-
-    rows = sorted(range(len(clips)), key=length)
-    batches = [list(group) for _, group in itertools.groupby(rows, key=length)]
-    return [
-        (batch, torch.stack([torch.cat(clips[row][0]) for row in batch]), [clips[row][1] for row in batch])
-        for batch in batches
-    ]
+    first = clips[0][0]
+    frames = first.new_empty(len(clips), sum(map(len, clips[0])), *first.shape[1:])
+    for row, parts in zip(frames, clips, strict=True):
+        torch.cat(parts, out=row)
+    return frames

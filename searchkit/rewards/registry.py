@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from searchkit.rewards import ImageReward, RewardScorer, VideoReward
 from searchkit.rewards.own import kind_of, make_own
-from searchkit.rewards.terms import MODEL_FILES, Files, Known, Term, Value, load_known, parse
+from searchkit.rewards.terms import MODEL_FILES, Files, Known, Term, Value, load_seated, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from searchkit.offload import Seat
 
 _COMMON = ("weights", "revision", "device", "dtype", "batch_size")
 _CLIP = (*_COMMON, "stride", "tokenizer")
@@ -124,11 +126,16 @@ class Rewards:
         parse("video reward", self.video, REWARDS)
 
 
-def load_scorer(rewards: Rewards, *, fps: float) -> RewardScorer:
+def load_scorer(
+    rewards: Rewards, *, fps: float, max_batch: int = RewardScorer.max_batch, seat: Seat | None = None
+) -> RewardScorer:
     """Returns the scorer of a choice of rewards; one that is named twice is loaded once.
 
     Args:
         fps: pixel frames a second of what is scored.
+        max_batch: most candidates in one call of a reward.
+        seat: which those rewards share that would be on its device; None where there is room for all of them. Whoever
+            scores empties it.
 
     Raises:
         ValueError: weights are not there or do not fit, or a reward of the user's own is none.
@@ -142,19 +149,22 @@ def load_scorer(rewards: Rewards, *, fps: float) -> RewardScorer:
     def load_once(term: Term) -> Any:
         key = (term.name, term.options)
         if key not in loaded:
-            loaded[key] = load_reward(term, defaults=defaults, fps=fps)
+            loaded[key] = load_reward(term, defaults=defaults, fps=fps, seat=seat)
         return loaded[key]
 
     image = combine_images(parse("image reward", rewards.image, IMAGE_REWARDS), load_once)
     video = combine_videos(parse("video reward", rewards.video, REWARDS), load_once)
-    return RewardScorer(image=image, video=video)
+    return RewardScorer(image=image, video=video, max_batch=max_batch)
 
 
-def load_reward(term: Term, *, defaults: Mapping[str, Value], fps: float) -> ImageReward | VideoReward:
+def load_reward(
+    term: Term, *, defaults: Mapping[str, Value], fps: float, seat: Seat | None = None
+) -> ImageReward | VideoReward:
     """Returns the reward of a term, without its weight.
 
     Args:
         defaults: device and dtype, unless the term's options say otherwise.
+        seat: of those that wait in CPU memory, see `load_scorer`.
 
     Raises:
         ValueError: weights are not there or do not fit, or a reward of the user's own is none.
@@ -165,7 +175,7 @@ def load_reward(term: Term, *, defaults: Mapping[str, Value], fps: float) -> Ima
     rate = {"fps": fps} if "fps" in known.options else {}
     if (asked := dict(term.options).get("fps", fps)) != fps:
         raise ValueError(f"fps of {term.name!r} must be {fps:g}, that of the videos, or left out, got {asked}")
-    reward: ImageReward | VideoReward = load_known(known, {**defaults, **rate, **dict(term.options)})
+    reward: ImageReward | VideoReward = load_seated(known, {**defaults, **rate, **dict(term.options)}, seat)
     return reward
 
 

@@ -12,17 +12,22 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from searchkit.backbones.sources import Source
 from searchkit.checkpoint import file_identity, find_file
+from searchkit.placement import is_same
+
+if TYPE_CHECKING:
+    from searchkit.offload import Seat
 
 Value = str | int | float | bool
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 # Options may hold anything but brackets and commas: file names have plus signs.
 _TERM = re.compile(rf"\s*(?:({_NUMBER})\s*\*\s*)?([^\s()+*,=]+)\s*(?:\(([^()]*)\)\s*)?(?:\+(?=.)|$)", re.DOTALL)
 _OF_FILES = ("weights", "revision", "tokenizer", "base", "base_revision", "clip")  # nothing to random weights
-_DTYPES = ("float32", "float16", "bfloat16")
+ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}  # bytes of a number
+_SIZE = re.compile(r"([\d.]+) GB in (\w+)$")  # the end of a card's line
 _RANDOM = "random"  # in place of weights
 # Any of these holds the weights of a model of transformers.
 MODEL_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -62,6 +67,12 @@ class Known:
     card: str
     required: tuple[str, ...] = ()
     files: tuple[Files, ...] = ()
+
+    def weight_bytes(self, dtype: str | None) -> float:
+        """Returns the bytes of the weights in a dtype, or in the one that the card names."""
+        size = _SIZE.search(self.card)
+        assert size is not None, self.card
+        return float(size[1]) * 1e9 * ITEMSIZES[dtype or size[2]] / ITEMSIZES[size[2]]
 
 
 class Term(NamedTuple):
@@ -138,6 +149,20 @@ def load_known(known: Known, options: Mapping[str, Value]) -> Any:
     return made.random(**{name: value for name, value in given.items() if name not in _OF_FILES})
 
 
+def load_seated(known: Known, options: Mapping[str, Value], seat: Seat | None) -> Any:
+    """Returns what a name stands for, as by `load_known`; if it is for a seat's device, it waits in CPU memory."""
+    if seat is None or not is_same(str(options["device"]), str(seat.device)):
+        return load_known(known, options)
+    if options.get("weights") != _RANDOM:
+        return seat.for_calls_of(load_known(known, {**options, "device": "cpu"}))
+    from searchkit.offload import modules_of  # names are known without torch
+
+    model = load_known(known, options)  # drawn where it is going to compute: a CPU takes minutes for the largest
+    for module in modules_of(model):
+        module.to("cpu")
+    return seat.for_calls_of(model)
+
+
 def file_identities(terms: Iterable[Term], known: Mapping[str, Known]) -> dict[str, str]:
     """Returns names of what the files of terms hold, other ones for other files, by where they are.
 
@@ -203,5 +228,5 @@ def _check(what: str, term: Term, known: Mapping[str, Known]) -> None:
     for option, value in term.options:
         if option not in taken:
             raise ValueError(f"{what} {term.name!r} has no option {option!r}{nearest(option, taken)}")
-        if option == "dtype" and value not in _DTYPES:
-            raise ValueError(f"dtype of {what} {term.name!r} must be one of {', '.join(_DTYPES)}, got {value}")
+        if option == "dtype" and value not in ITEMSIZES:
+            raise ValueError(f"dtype of {what} {term.name!r} must be one of {', '.join(ITEMSIZES)}, got {value}")

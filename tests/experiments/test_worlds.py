@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import duckdb
@@ -25,11 +25,13 @@ from experiments.run import main
 from experiments.trials import Outcome, run_trial
 from experiments.worlds import loading, wan, world_of
 from experiments.worlds.options import Published
-from policies import BestOfNPerChunk, FrontLoading, Greedy, StreamT1
+from policies import BestOfNPerChunk, FrontLoading, Greedy, PreviewPruning, StreamT1
 from searchkit.backbones.presets import MODELS
+from searchkit.offload import ScorerWithin
+from searchkit.placement import Placement
 from searchkit.rewards import registry
 from searchkit.rewards.registry import Rewards
-from searchkit.types import Policy, Route
+from searchkit.types import Policy, Record, Route
 from searchkit.video import read_video, to_pixels, write_video
 
 OWN_MODULE = """
@@ -118,6 +120,47 @@ def test_tiny_decoder_is_what_the_search_sees_and_the_full_one_makes_the_video(o
     assert abs(tiny.result.reward - full.result.reward) > 1e-4
     stream = wan.make_stream(experiments[1], "A cat sits")
     assert not (to_pixels(Greedy()(stream, seed=0).best.video) == tiny.pixels).all()
+
+
+@pytest.mark.parametrize(("policy", "decode"), [(StreamT1(), "full"), (PreviewPruning(children=3), "tiny")])
+def test_what_waits_in_cpu_memory_changes_no_bit(policy, decode, own_module):
+    judged = replace(SMALL, decode=decode, judges=(f"{OWN}:contrast",))
+    settings = {"published": judged, "num_chunks": 5, "prompts": ("A cat sits, then @4 a dog runs",)}
+    plain = _make_experiment(policy, placement=Placement(takes_turns=True), **settings)
+    waiting = {field.name: True for field in fields(Placement) if field.type == "bool"}
+    placed = replace(plain, placement=Placement(**waiting))
+    expected, found = _run(plain), _run(placed)
+    assert isinstance(wan.make_stream(placed, "A cat sits").scorer, ScorerWithin)
+    assert [_told(record) for record in found.records] == [_told(record) for record in expected.records]
+    assert (found.pixels == expected.pixels).all() and found.result.measures == expected.result.measures
+
+
+def _told(record: Record) -> tuple[object, ...]:
+    return record.lineage, record.scores, record.fused, record.kept, record.cost.passes
+
+
+@pytest.mark.parametrize("placement", [Placement(max_batch=1), Placement(takes_turns=True)])
+def test_smaller_batches_give_the_same_within_rounding(placement, own_module):
+    plain = _make_experiment(StreamT1(), num_chunks=5)
+    expected, found = _run(plain), _run(replace(plain, placement=placement))
+    assert [record.lineage for record in found.records] == [record.lineage for record in expected.records]
+    for ours, theirs in zip(found.records, expected.records, strict=True):
+        assert ours.scores == pytest.approx(theirs.scores, abs=1e-5)
+
+
+def test_placement_tells_no_trial_from_another(own_module):
+    plain = _make_experiment(Greedy())
+    placed = replace(plain, placement=Placement(blocks_wait=True, rewards_wait=True))
+    places = [Folder(Path("x"), one, model_checksum="1").place(one.trials[0]) for one in (plain, placed)]
+    assert places[0] == places[1]
+
+
+def test_memory_budget_of_the_command_line_places_what_is_loaded(own_module, monkeypatch, capsys):
+    seen = []
+    line = ["--preset", "longlive-rehearsal", "--memory-budget", "24GB", "--out", "x"]
+    monkeypatch.setattr("experiments.run.run", lambda experiment, **_: seen.append(experiment.placement))
+    assert main(line) == 0
+    assert seen[0].rewards_wait and "rewards wait in CPU memory" in capsys.readouterr().out
 
 
 def test_user_reward_decides_what_is_kept(own_module):
@@ -234,7 +277,7 @@ def test_missing_judge_is_told_before_anything_is_loaded(own_module, capsys):
 
 def test_rewards_run_on_cuda_where_there_is_one(monkeypatch):
     seen = []
-    monkeypatch.setattr(registry, "load_known", lambda known, options: seen.append(options["device"]) or _image)
+    monkeypatch.setattr(registry, "load_seated", lambda known, options, seat: seen.append(options["device"]) or _image)
     for device, is_there in ((None, True), (None, False), ("cuda:1", True)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda is_there=is_there: is_there)
         registry.load_scorer(Rewards(image="clipscore", video="clipscore", device=device), fps=16)
@@ -347,3 +390,24 @@ def test_bad_option_of_a_model_exits_with_one_sentence(line, words, own_module, 
     (refusal,) = capsys.readouterr().err.splitlines()
     assert refusal.startswith("run: ") and "published." not in refusal
     assert all(word in refusal for word in words), refusal
+
+
+def test_what_speeds_a_network_up_tells_trials_apart_and_reaches_it(own_module):
+    line = [*LINE, "--attention", "_native_math", "--prompts", "A cat sits", "--num-chunks", "1"]
+    plain, quick = (parse([*LINE, *line[len(LINE) + 2 :]]).experiment, parse(line).experiment)
+    assert quick.describe() == {**plain.describe(), "attention": "_native_math"}
+    network = world_of(quick).make_stream(quick, "A cat sits").model.engine.network
+    kinds = [layer.processor for block in network.blocks for layer in (block.attn1, block.attn2)]
+    assert {kind._attention_backend.value for kind in kinds} == {"_native_math"}
+
+
+def test_unknown_attention_is_refused_with_the_nearest_and_says_so_in_a_sentence(own_module, capsys):
+    assert main([*LINE, "--attention", "flsh"]) == 2
+    assert "attention 'flsh' is unknown" in capsys.readouterr().err
+    assert main([*LINE, "--attention", "sage", "--prompts", "A cat sits", "--num-chunks", "1"]) == 2
+    assert "attention 'sage' cannot be had here" in capsys.readouterr().err
+
+
+def test_shapes_know_nothing_of_speedups(capsys):
+    assert main(["--attention", "native", "--dry-run"]) == 2
+    assert "attention" in capsys.readouterr().err
