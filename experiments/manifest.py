@@ -7,8 +7,9 @@ import functools
 import hashlib
 import platform
 import subprocess
+from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from experiments.config import PUBLISHED, Experiment, Trial
@@ -75,8 +76,13 @@ def _words(name: str, value: Any) -> list[str]:
 
 
 @functools.cache
-def _versions() -> dict[str, str]:
-    return {package: version(package) for package in PACKAGES}
+def _versions() -> dict[str, str | None]:
+    """Returns the versions of packages; None of one that is there without being installed, as a checkout may be."""
+    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 @functools.cache
