@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from experiments.arguments import parse
-from experiments.config import Execution, Experiment, with_prompts
+from experiments.config import Execution, Experiment
 from experiments.dry_run import print_dry_run
 from experiments.engines import choose_engine, is_ours
 from experiments.memory_plan import check_budget
 from experiments.progress import make_reporter
 from experiments.registry import policy_label
-from experiments.results import Finished, Folder, claim, default_path
+from experiments.results import Finished, Folder, claim
 from experiments.summary import headlines, print_summary
+from experiments.sweeps import Part, commands
 from experiments.tracking import Tracking
 from experiments.trials import Result
 from experiments.worlds import world_of
@@ -34,32 +35,49 @@ PLAIN_WIDTH = 110  # columns where there is no terminal to ask
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code of a command line: 0, 2 after one sentence on stderr, or 130 after Ctrl-C."""
     try:
-        command = parse(sys.argv[1:] if argv is None else argv)
-        experiment = with_prompts(command.experiment)
+        parts = commands(sys.argv[1:] if argv is None else argv)
     except ValueError as error:
         return _refuse(error)
-    out = command.execution.out or default_path(command.preset, experiment)
+    finished: dict[str, list[Finished]] = {}
     console = _console()
-    try:
-        if command.execution.memory_budget is not None:
-            for line in check_budget(experiment, command.execution.memory_budget):
-                console.print(line, soft_wrap=True, highlight=False)
-        if command.execution.dry_run:
-            print_dry_run(experiment, preset=command.preset, out=out, execution=command.execution, console=console)
-        else:
-            run(experiment, out=out, execution=command.execution)
-    except KeyboardInterrupt:
-        print(f"interrupted: finished trials are kept in {out}, and the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, OSError) as error:
-        if not is_ours(error):  # a fault in a policy of the user's own needs its traceback
-            raise
-        return _refuse(error)
+    for part in parts:
+        try:
+            finished[part.name] = _do(part, console)
+        except KeyboardInterrupt:
+            print(f"interrupted: finished trials are kept in {part.out}, and the same command goes on", file=sys.stderr)
+            return INTERRUPTED
+        except (ValueError, OSError) as error:
+            if not is_ours(error):  # a fault in a policy of the user's own needs its traceback
+                raise
+            return _refuse(error)
+    if len(parts) > 1:
+        print_summary(console, [one for name, made in finished.items() for one in _named(name, made)])
     return 0
 
 
-def run(experiment: Experiment, *, out: Path, execution: Execution) -> list[Finished]:
+def _do(part: Part, console: Console) -> list[Finished]:
+    """Does what a command line asks for, with one experiment of it."""
+    experiment, execution = part.command.experiment, part.command.execution
+    if execution.memory_budget is not None:
+        for line in check_budget(experiment, execution.memory_budget):
+            console.print(line, soft_wrap=True, highlight=False)
+    if execution.dry_run:
+        print_dry_run(experiment, preset=part.command.preset, out=part.out, execution=execution, console=console)
+        return []
+    group = f"{part.out.resolve().parent.name}/{part.name}" if part.name else None
+    return run(experiment, out=part.out, execution=execution, group=group)
+
+
+def _named(name: str, finished: Sequence[Finished]) -> list[Result]:
+    """Returns results whose labels say which part of a sweep they are of."""
+    return [replace(one.result, label=f"{name}: {one.result.label}") for one in finished]
+
+
+def run(experiment: Experiment, *, out: Path, execution: Execution, group: str | None = None) -> list[Finished]:
     """Makes the trials of an experiment that are not done yet; writes, prints and returns what all of them gave.
+
+    Args:
+        group: of the experiment's W&B runs; None for the folder's name.
 
     Raises:
         ValueError: something that was asked for cannot be done; one sentence says what.
@@ -71,7 +89,7 @@ def run(experiment: Experiment, *, out: Path, execution: Execution) -> list[Fini
     console.print(f"writing to {out.resolve()}", soft_wrap=True, highlight=False)
     model = _load(experiment, execution)
     folder = Folder(out, experiment, model_checksum=model.checksum)
-    with Tracking(experiment, folder=out, group=out.resolve().name, mode=execution.wandb) as tracking:
+    with Tracking(experiment, folder=out, group=group or out.resolve().name, mode=execution.wandb) as tracking:
         finished = _make_trials(folder, console, tracking, execution)
     tables = folder.write_tables(finished)
     compared = to_compare(finished)
