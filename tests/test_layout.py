@@ -87,9 +87,10 @@ def test_default_prompts_are_held_out_and_stay_the_same():
 
 def test_only_worlds_know_what_a_world_is_made_of():
     """What runs, stores, sums up and reports experiments works for any world."""
-    generic = ("trials", "results", "summary", "tracking", "pictures", "config", "engines", "run", "trajectories")
+    generic = ("trials", "results", "summary", "pictures", "config", "engines", "run", "trajectories", "sweeps")
     files = [ROOT / f"experiments/{name}.py" for name in generic]
-    for path in (*files, *(ROOT / "experiments/report").rglob("*.py")):
+    folders = [ROOT / "experiments/report", ROOT / "experiments/tracking"]
+    for path in (*files, *(path for folder in folders for path in folder.rglob("*.py"))):
         names = set(_imports(path)) - {"experiments.worlds.options"}
         assert not any(name.startswith(("envs", "experiments.worlds.")) for name in names), path
 

@@ -18,11 +18,12 @@ WRONG_INPUT = 2
 PLAIN_WIDTH = 140  # columns where there is no terminal to ask
 
 
-def report(folder: Path, *, failures: int = 8) -> Path:
+def report(folder: Path, *, failures: int = 8, wandb: bool = False) -> Path:
     """Writes and prints the report of a run's folder, and returns the path of its report.md.
 
     Args:
         failures: worst videos to show.
+        wandb: log it to W&B, too.
 
     Raises:
         ValueError: there is no such run, it has no finished trial, or a table is damaged; one sentence names the path.
@@ -41,6 +42,10 @@ def report(folder: Path, *, failures: int = 8) -> Path:
     console = Console()
     show(console if console.is_terminal else Console(width=PLAIN_WIDTH), title, preface(run, made), made)
     print(f"\nreport      {path}")
+    if wandb:
+        from experiments.tracking.report import log_report
+
+        print(f"W&B         {log_report(folder, run.settings)}")
     return path
 
 
@@ -101,15 +106,16 @@ def _meanings(run: Run) -> str:
     return f"{reward}; nothing else measured the videos."
 
 
-def main(folder: Annotated[Path, tyro.conf.Positional], *, failures: int = 8) -> int:
+def main(folder: Annotated[Path, tyro.conf.Positional], *, failures: int = 8, wandb: bool = False) -> int:
     """Writes FOLDER/report/report.md with plots and tables, and prints its summary.
 
     Args:
         folder: a run of `python -m experiments.run`, such as runs/NAME.
         failures: worst videos to show, those with the least truth or, where it was not measured, search reward.
+        wandb: log the report to Weights & Biases, too, as an artifact (see docs/tracking.md).
     """
     try:
-        report(folder, failures=failures)
+        report(folder, failures=failures, wandb=wandb)
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:

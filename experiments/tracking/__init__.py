@@ -1,8 +1,5 @@
-"""Weights & Biases: one run per policy of an experiment, in a group of the experiment.
+"""Weights & Biases: what an experiment logs, runs that go on where an earlier command stopped, tables, the report."""
 
-W&B takes a second to import, so it is imported when the first trial is logged.
-"""
-
-from experiments.tracking.tracking import Tracking
+from experiments.tracking.experiment import Tracking
 
 __all__ = ["Tracking"]

@@ -121,6 +121,11 @@ class Ledger:
         self._write()
         return session.first_step + len(session.rows) - 1
 
+    def take_back(self, label: str) -> None:
+        """Notes that the last row was not logged after all."""
+        self._runs[label].sessions[-1].rows.pop()
+        self._write()
+
     def end(self, label: str) -> None:
         """Notes that all of a run's session is where it is to be."""
         self._runs[label].sessions[-1].is_ended = True

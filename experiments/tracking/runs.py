@@ -61,13 +61,35 @@ class Runs:
         """
         if self.ledger is None or (self.knows(label) and key in self.keys(label)):
             return
-        run = self.open(label)
-        made = row()
-        run.log(dict(made), step=self.ledger.note(label, key), commit=True)
+        ledger, made = self.ledger, dict(row())
+
+        def give(run: Any) -> None:
+            step = ledger.note(label, key)
+            try:
+                run.log(made, step=step, commit=True)
+            except Exception:
+                ledger.take_back(label)
+                raise
+
+        self.give(label, give)
+
+    def give(self, label: str, give: Callable[[Any], object]) -> None:
+        """Gives something to a run; again, offline, where the server that should take it at once does not answer."""
+        try:
+            give(self.open(label))
+        except Exception as error:  # of any kind: it comes from the other side
+            if self._mode != "online":
+                raise
+            self._go_offline(f"W&B does not answer, so logs stay offline: {error}")
+            give(self.open(label))
 
     def knows(self, label: str) -> bool:
         """Returns whether this command or an earlier one has logged to a run."""
         return self.ledger is not None and label in self.ledger
+
+    def is_open(self, label: str) -> bool:
+        """Returns whether this command is logging to a run."""
+        return label in self._open
 
     def keys(self, label: str) -> list[str]:
         """Returns the keys of the rows that a run has, in their order."""
@@ -80,7 +102,7 @@ class Runs:
             self._open[label].summary.update(dict(values))
 
     def open(self, label: str, *, id: str | None = None) -> Any:
-        """Returns the run of a label, which begins or goes on.
+        """Returns W&B's run of a label, which begins or goes on.
 
         Args:
             id: of a run that somebody else has planned, such as a sweep's agent; None for the one of our own.
@@ -160,7 +182,7 @@ class Runs:
         except wandb.Error as error:
             if self._mode == "offline":
                 raise
-            self._go_offline(f"W&B cannot be reached, so logs stay offline: {error}")
+            self._go_offline(f"W&B does not begin a run, so logs stay offline: {error}")
             return self._begin(label)
         run.define_metric("trial/*", step_metric="trial/index")
         run.define_metric("chunk/*", step_metric="chunk/index")
@@ -168,7 +190,8 @@ class Runs:
         folder = Path(run.dir).parent.name
         self.ledger.begin(label, folder=folder, is_online=is_online, step=run.step if is_online else 0)
         self._logged.append(label)
-        self._url = self._url or str(run.url or "")
+        if is_online:
+            self._url = self._url or str(run.url)
         return run
 
     def _go_offline(self, reason: str) -> None:

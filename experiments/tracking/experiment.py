@@ -1,8 +1,13 @@
-"""What an experiment logs to W&B: trials as they finish, and at its end what takes all of them."""
+"""Weights & Biases: one run per policy of an experiment, in a group of the experiment.
+
+Trials are logged as they finish, and at the end of the experiment what takes all of them. W&B takes a second to import,
+so it is imported when the first trial is logged.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -59,7 +64,7 @@ class Tracking:
         label = one.result.label
         self._trials.setdefault(label, []).append(one)
         if is_new and self._runs.is_on:
-            self._log_trials(label)
+            self._log_trials(label, [one] if self._runs.is_open(label) else self._trials[label])
 
     @property
     def where(self) -> str:
@@ -80,8 +85,8 @@ class Tracking:
         options = {f"policy.{name}": value for name, value in plain(flat(policy)).items()}
         return {**config, "policy": policy_name(policy), **options}
 
-    def _log_trials(self, label: str) -> None:
-        for one in self._trials[label]:
+    def _log_trials(self, label: str, trials: Sequence[Finished]) -> None:
+        for one in trials:
             self._runs.log(label, f"{TRIAL} {one.folder.name}", partial(self._trial_row, label, one))
 
     def _trial_row(self, label: str, one: Finished) -> dict[str, float]:
@@ -94,8 +99,8 @@ class Tracking:
         Args:
             is_whole: whether all trials of the experiment are there; curves and tables are logged once, of all.
         """
-        self._log_trials(label)
         trials = self._trials[label]
+        self._log_trials(label, trials)
         if is_whole:
             for chunk in range(max(len(one.result.curve) for one in trials)):
                 self._runs.log(label, f"chunk {chunk}", partial(_chunk_row, trials, chunk))
