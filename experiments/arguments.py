@@ -158,12 +158,17 @@ def _typed(choice: _Choice, preset_name: str, base: Experiment) -> type[Any]:
     calibration_help = (
         "file of python -m experiments.calibrate, by which every policy puts the short and the long score on one scale"
     )
+    sweep_help = (
+        "file of a W&B sweep of method grid: runs every point of it here, without a server, with the other options "
+        "given (see docs/tracking.md)"
+    )
     options: list[Any] = [
         ("preset", _option(str, preset_help), preset_name),
         ("policies", _option(tuple[str, ...], policies_help), labels),
         ("policy", _option(str | None, policy_help), None),
         ("budget", _option(str | None, budget_help), None),
         ("calibration", _option(Path | None, calibration_help), None),
+        ("sweep", _option(Path | None, sweep_help), None),
     ]
     if choice.policy is not None:
         start = policy_start(choice.policy)

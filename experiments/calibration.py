@@ -102,4 +102,4 @@ def _scored_by(experiment: Experiment) -> dict[str, str]:
 
 
 def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")  # labels of policies hold it
+    return float(f"{value:.4g}")  # which is more than they are known to

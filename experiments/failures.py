@@ -25,6 +25,12 @@ from searchkit.files import written_whole
 PACKAGES = ("searchkit", "envs", "policies", "experiments")
 
 
+TOO_FULL = (
+    "the GPU's memory is too small, even for one candidate at a time: --memory-budget plans what may wait in CPU memory, "
+    "--decode tiny, --fp8 and fewer candidates take less"
+)
+
+
 class Fault(NamedTuple):
     """What went wrong, in words: an error of a user's own class might not travel between processes.
 
@@ -84,10 +90,14 @@ def is_ours(error: BaseException) -> bool:
 
 def fault_of(error: BaseException) -> Fault:
     """Returns an error in words."""
-    ours = is_ours(error) and isinstance(error, (ValueError, OSError))
+    from torch import OutOfMemoryError  # late, as nothing here needs torch before a trial is made
+
+    is_full = isinstance(error, OutOfMemoryError)
+    ours = is_full or (is_ours(error) and isinstance(error, (ValueError, OSError)))
+    message = str(error) if ours else f"{type(error).__name__}: {error}"
     return Fault(
         kind=type(error).__name__,
-        message=str(error) if ours else f"{type(error).__name__}: {error}",
+        message=TOO_FULL if is_full else message,
         trace="".join(traceback.format_exception(error)),
         is_ours=ours,
         is_final=ours and isinstance(error, ValueError),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import hashlib
 import importlib
 import json
 import math
@@ -31,6 +32,9 @@ POLICIES: Mapping[str, Start] = {
     **ABLATIONS,
 }
 
+CALIBRATION = "fusion.calibration."  # before the options of a calibration
+SCALE = f"{CALIBRATION}scale"
+
 
 def policy_start(name: str) -> Start:
     """Returns what makes the policy of a name: a built-in one, or a user's own as `module:ClassName`.
@@ -51,8 +55,16 @@ def policy_name(policy: Policy) -> str:
 
 
 def policy_label(policy: Policy) -> str:
-    """Returns the policy's name and the options that differ from the name's."""
+    """Returns the policy's name and the options that differ from the name's.
+
+    Of a measured calibration a hash tells it from others: its four numbers would say no more, and are stored.
+    """
     name, others = _named(policy)
+    if others.get(SCALE) == "fixed":
+        measured = {option: value for option, value in others.items() if option.startswith(CALIBRATION)}
+        digest = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
+        others = {option: value for option, value in others.items() if option not in measured}
+        others[CALIBRATION.removesuffix(".")] = f"fixed:{digest}"
     return f"{name} ({', '.join(f'{option}={value}' for option, value in others.items())})" if others else name
 
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from experiments.arguments import parse
 from experiments.claim import claimed
-from experiments.config import Execution, Experiment, with_prompts
+from experiments.config import Execution, Experiment
 from experiments.dry_run import print_dry_run
 from experiments.engines import Work, choose_engine
 from experiments.failures import Failure, TrialsFailed, is_ours
@@ -23,8 +22,9 @@ from experiments.logs import listening, make_handler
 from experiments.memory_plan import plan
 from experiments.progress import make_reporter
 from experiments.registry import policy_label
-from experiments.results import Finished, Folder, default_path
+from experiments.results import Finished, Folder
 from experiments.summary import headlines, print_summary
+from experiments.sweeps import Part, commands
 from experiments.tracking import Tracking
 from experiments.trials import Result
 from experiments.worlds import world_of
@@ -44,36 +44,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     2 says that nothing can be done like this, and 130 that somebody stopped it.
     """
     try:
-        command = parse(sys.argv[1:] if argv is None else argv)
-        experiment = with_prompts(command.experiment)
+        parts = commands(sys.argv[1:] if argv is None else argv)
     except ValueError as error:
         return _refuse(error)
-    out = command.execution.out or default_path(command.preset, experiment)
+    finished: dict[str, list[Finished]] = {}
+    num_failed = 0
     console = _console()
-    try:
-        if command.execution.replay is not None:
-            return _replay(command.execution.replay, console)
-        if command.execution.memory_budget is not None:
-            planned = plan(experiment, command.execution.memory_budget)
-            for line in planned.lines:
-                console.print(line, soft_wrap=True, highlight=False)
-            experiment = replace(experiment, placement=planned.placement)
-        if command.execution.dry_run:
-            print_dry_run(experiment, preset=command.preset, out=out, execution=command.execution, console=console)
-        else:
-            run(experiment, out=out, execution=command.execution)
-    except TrialsFailed as failed:
-        for failure in failed.failures:
-            print(f"run: {failure}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print(f"interrupted: finished trials are kept in {out}, and the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, OSError) as error:
-        if not is_ours(error):  # a fault in a policy of the user's own needs its traceback
-            raise
-        return _refuse(_in_words(error, out) if isinstance(error, OSError) and error.errno else error)
-    return 0
+    for part in parts:
+        try:
+            if part.command.execution.replay is not None:
+                return _replay(part.command.execution.replay, console)
+            finished[part.name] = _do(part, console)
+        except TrialsFailed as failed:
+            num_failed += len(failed.failures)
+            for failure in failed.failures:
+                print(f"run: {failure}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print(f"interrupted: finished trials are kept in {part.out}, and the same command goes on", file=sys.stderr)
+            return INTERRUPTED
+        except (ValueError, OSError) as error:
+            if not is_ours(error):  # a fault in a policy of the user's own needs its traceback
+                raise
+            return _refuse(_in_words(error, part.out) if isinstance(error, OSError) and error.errno else error)
+    results = [one for name, made in finished.items() for one in _named(name, made)]
+    if len(parts) > 1 and results:
+        print_summary(console, results)
+    return FAILED if num_failed else 0
+
+
+def _do(part: Part, console: Console) -> list[Finished]:
+    """Does what a command line asks for, with one experiment of it."""
+    experiment, execution = part.command.experiment, part.command.execution
+    if execution.memory_budget is not None:
+        planned = plan(experiment, execution.memory_budget)
+        for line in planned.lines:
+            console.print(line, soft_wrap=True, highlight=False)
+        experiment = replace(experiment, placement=planned.placement)
+    if execution.dry_run:
+        print_dry_run(experiment, preset=part.command.preset, out=part.out, execution=execution, console=console)
+        return []
+    group = f"{part.out.resolve().parent.name}/{part.name}" if part.name else None
+    return run(experiment, out=part.out, execution=execution, group=group)
+
+
+def _named(name: str, finished: Sequence[Finished]) -> list[Result]:
+    """Returns results whose labels say which part of a sweep they are of."""
+    return [replace(one.result, label=f"{name}: {one.result.label}") for one in finished]
 
 
 def _replay(folder: Path, console: Console) -> int:
@@ -95,8 +111,11 @@ def _in_words(error: OSError, out: Path) -> ValueError:
     return ValueError(f"{reason}{where}: finished trials are kept in {out}, and the same command goes on")
 
 
-def run(experiment: Experiment, *, out: Path, execution: Execution) -> list[Finished]:
+def run(experiment: Experiment, *, out: Path, execution: Execution, group: str | None = None) -> list[Finished]:
     """Makes the trials of an experiment that are not done yet; writes, prints and returns what all of them gave.
+
+    Args:
+        group: of the experiment's W&B runs; None for the folder's name.
 
     Raises:
         ValueError: something that was asked for cannot be done; one sentence says what.
@@ -108,7 +127,7 @@ def run(experiment: Experiment, *, out: Path, execution: Execution) -> list[Fini
     with listening(make_handler(console), execution.log_level), claimed(out, experiment):
         model = _load(experiment, execution)
         folder = Folder(out, experiment, model_checksum=model.checksum, has_clips=execution.clips)
-        with Tracking(experiment, folder=out, group=out.resolve().name, mode=execution.wandb) as tracking:
+        with Tracking(experiment, folder=out, group=group or out.resolve().name, mode=execution.wandb) as tracking:
             finished, failures = _make_trials(folder, console, tracking, execution)
         if finished:
             _write_and_print(folder, finished, console, tracking, fps=model.fps)

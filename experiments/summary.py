@@ -72,6 +72,12 @@ def by_policy(results: Sequence[Result]) -> dict[str, list[Result]]:
     return groups
 
 
+def means(results: Sequence[Result]) -> dict[str, float]:
+    """Returns the mean of every line over the results that have it, by its name; none of a line that no result has."""
+    found = {row.name: _means(row, {"all": results}) for row in rows(results[0])}
+    return {name: values["all"] for name, values in found.items() if values}
+
+
 def multiples(results: Sequence[Result]) -> dict[str, float]:
     """Returns each policy's passes over greedy's; nothing where greedy did not run."""
     passes = {label: fmean(one.cost.passes for one in group) for label, group in by_policy(results).items()}

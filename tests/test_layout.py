@@ -87,9 +87,11 @@ def test_default_prompts_are_held_out_and_stay_the_same():
 
 def test_only_worlds_know_what_a_world_is_made_of():
     """What runs, stores, sums up and reports experiments works for any world."""
-    generic = ("trials", "results", "summary", "tracking", "pictures", "config", "failures", "run", "trajectories")
+    generic = ("trials", "results", "summary", "sweeps", "pictures", "config", "failures", "run", "trajectories")
     files = [ROOT / f"experiments/{name}.py" for name in generic]
-    packages = [file for name in ("engines", "report") for file in (ROOT / "experiments" / name).rglob("*.py")]
+    packages = [
+        file for name in ("engines", "report", "tracking") for file in (ROOT / "experiments" / name).rglob("*.py")
+    ]
     for path in (*files, *packages):
         names = set(_imports(path)) - {"experiments.worlds.options"}
         assert not any(name.startswith(("envs", "experiments.worlds.")) for name in names), path

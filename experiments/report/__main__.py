@@ -18,13 +18,16 @@ WRONG_INPUT = 2
 PLAIN_WIDTH = 140  # columns where there is no terminal to ask
 
 
-def report(folder: Path, *, failures: int = 8, html: bool = False, preferences: Sequence[Path] = ()) -> Path:
+def report(
+    folder: Path, *, failures: int = 8, html: bool = False, preferences: Sequence[Path] = (), wandb: bool = False
+) -> Path:
     """Writes and prints the report of a run's folder, and returns the path of its report.md.
 
     Args:
         failures: worst videos to show.
         html: writes report.html as well, one page with videos and search trees.
         preferences: files that viewers downloaded from its blind comparison.
+        wandb: log it to W&B, too.
 
     Raises:
         ValueError: there is no such run, it has no finished trial, or a table is damaged; one sentence names the path.
@@ -49,6 +52,10 @@ def report(folder: Path, *, failures: int = 8, html: bool = False, preferences: 
 
         page = write_page(path.parent, run, title, preface(run, made), made)
         print(f"page        {page} ({size_text(page)})")
+    if wandb:
+        from experiments.tracking.report import log_report
+
+        print(f"W&B         {log_report(folder, run.settings)}")
     return path
 
 
@@ -117,6 +124,7 @@ def main(
     failures: int = 8,
     html: bool = False,
     preferences: tuple[Path, ...] = (),
+    wandb: bool = False,
 ) -> int:
     """Writes FOLDER/report/report.md with plots and tables, and prints its summary.
 
@@ -126,9 +134,10 @@ def main(
         html: write FOLDER/report/report.html as well: one page with videos, search trees and a blind comparison, that
             opens from disk.
         preferences: files that viewers downloaded from the page's blind comparison, for a section of win rates.
+        wandb: log the report to Weights & Biases, too, as an artifact (see docs/tracking.md).
     """
     try:
-        report(folder, failures=failures, html=html, preferences=preferences)
+        report(folder, failures=failures, html=html, preferences=preferences, wandb=wandb)
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:

@@ -24,6 +24,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from envs.shapes import model
 from policies import BestOfN
 from searchkit.search import staged
@@ -76,6 +78,8 @@ class Faulty:
             case "ours":
                 stages = staged(self.problem)
                 stages.advance(stages.start(requests), passes=99)
+            case "memory":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             case "death":
                 os._exit(3)
             case "death-once" if is_first():

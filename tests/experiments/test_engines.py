@@ -124,6 +124,12 @@ def test_fault_that_a_policy_provokes_names_its_trial(own_module, capsys):
     assert _attempts() == {0: 1}  # it would meet the same again
 
 
+def test_gpu_that_is_too_small_says_which_options_help(own_module, capsys):
+    assert main([*_faulty(own_module, "memory"), "--retries", "0", "--engine", "in-process"]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "seed 0" in sentence and "--memory-budget plans what may wait" in sentence
+
+
 def test_wrong_input_of_all_trials_is_not_met_by_all_of_them(own_module, capsys):
     assert main([*_faulty(own_module, "ours"), *_seeds(30), "--engine", "in-process"]) == 2
     (sentence,) = capsys.readouterr().err.splitlines()
