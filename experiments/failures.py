@@ -26,7 +26,7 @@ PACKAGES = ("searchkit", "envs", "policies", "experiments")
 
 
 TOO_FULL = (
-    "the GPU's memory is too small, even for one candidate at a time: --memory-budget plans what may wait in CPU memory, "
+    "the GPU is too small even for one candidate at a time: --memory-budget plans what may wait in CPU memory, and "
     "--decode tiny, --fp8 and fewer candidates take less"
 )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import wandb
 
-from experiments import engines
+from experiments.engines import making
 from experiments.run import main
 from experiments.tracking.log_file import mend, read
 from experiments.tracking.runs import Runs
@@ -78,7 +78,7 @@ def _script(folder: Path, *arguments: str) -> None:
 
 
 def _interrupt_after_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, made = engines.run_trial, []
+    whole, made = making.run_trial, []
 
     def interrupted(*args, **kwargs):
         if made:
@@ -86,7 +86,7 @@ def _interrupt_after_one(monkeypatch: pytest.MonkeyPatch) -> None:
         made.append(1)
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(engines, "run_trial", interrupted)
+    monkeypatch.setattr(making, "run_trial", interrupted)
 
 
 def _interrupted_and_gone_on(mode: str) -> None:
