@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from searchkit.types import Action
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from searchkit.state import StreamState
     from searchkit.video import Pixels
 
@@ -51,6 +53,7 @@ def sheet_of(states: Sequence[StreamState]) -> bytes:
     """Returns a JPEG of candidates' newest chunks; nothing where they were decoded cold and keep no frames."""
     import torch
     import torch.nn.functional as F
+    from PIL import Image as images
 
     if not states or not states[0].frames:
         return b""
@@ -58,8 +61,9 @@ def sheet_of(states: Sequence[StreamState]) -> bytes:
     cell = cell_of(*newest.shape[-2:])
     if newest.shape[-2] > cell.height:
         newest = F.interpolate(newest.flatten(0, 1), cell, mode="area").unflatten(0, newest.shape[:2])
-    cells = newest.mul(255).round().byte().permute(0, 3, 1, 4, 2)  # [R, h, F, w, 3]
-    return _encoded(cells.flatten(0, 1).flatten(1, 2).cpu().numpy())
+    cells = newest.mul_(255).round_().byte().permute(2, 0, 3, 1, 4)  # [3, R, h, F, w]
+    planes = cells.flatten(1, 2).flatten(2, 3).cpu().numpy()
+    return _encoded(images.merge("RGB", [images.fromarray(plane) for plane in planes]))
 
 
 def write_clips(folder: Path, sheets: Sequence[Sheet], order: Sequence[Lineage], *, size: Cell, fps: int) -> None:
@@ -89,20 +93,19 @@ def _joined(sheets: Sequence[Sheet], wanted: Sequence[Lineage], cell: Cell) -> b
     if len(sheets) == 1 and list(sheets[0].lineages) == list(wanted):
         return sheets[0].jpeg
     import numpy as np
+    from PIL import Image as images
 
     rows: Mapping[Lineage, Pixels] = {
         lineage: row
         for sheet in sheets
         for lineage, row in zip(sheet.lineages, _decoded(sheet.jpeg, cell), strict=True)
     }
-    return _encoded(np.concatenate([rows[lineage] for lineage in wanted]))
+    return _encoded(images.fromarray(np.concatenate([rows[lineage] for lineage in wanted])))
 
 
-def _encoded(picture: Pixels) -> bytes:
-    from PIL import Image
-
+def _encoded(picture: Image) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=QUALITY)
+    picture.save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
 
 

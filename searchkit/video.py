@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -49,8 +50,10 @@ def write_video(path: str | Path, frames: Pixels, fps: int, *, crf: int = 16) ->
         with av.open(str(path), "w", format="mp4") as container:
             stream: Any = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "ultrafast"})
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            to_yuv = VideoReformatter()  # one for all frames: each would make its own
             for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+                seen = to_yuv.reformat(av.VideoFrame.from_ndarray(frame, format="rgb24"), format="yuv420p")
+                container.mux(stream.encode(seen))
             container.mux(stream.encode())
     except av.FFmpegError as error:
         raise OSError(f"video {path} cannot be written: {error.strerror}") from error
