@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import wandb
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
@@ -78,7 +79,7 @@ def test_ready_file_makes_what_an_agent_would(file):
 def test_ready_file_is_one_for_wandb(file):
     """What W&B's schema of sweeps wants of a grid; its package would bring an older numpy."""
     swept = yaml.safe_load(file.read_text())
-    assert swept.keys() == {"program", "command", "method", "metric", "parameters"}
+    assert swept.keys() == {"program", "project", "command", "method", "metric", "parameters"}
     assert swept["method"] == "grid" and swept["metric"] == {"name": "truth", "goal": "maximize"}
     assert all(set(one) == {"values"} and len(set(one["values"])) > 1 for one in swept["parameters"].values())
     assert swept["command"][:4] == COMMAND[:4] and (ROOT / swept["program"]).is_file()
@@ -260,6 +261,7 @@ def test_runs_of_a_sweeps_parts_are_in_groups_of_their_own(small_world):
 def test_agents_run_is_the_one_that_it_planned(small_world, monkeypatch):
     """Also where the trials are done already: the agent's server waits for what it asked for."""
     monkeypatch.setenv("WANDB_SWEEP_ID", "swept")
+    wandb.teardown()
     line = ["--policy", "greedy", *SHORT, "--out", "x", "--wandb", "offline"]
     for run_id in ("first", "second", "second"):
         monkeypatch.setenv("WANDB_RUN_ID", run_id)
@@ -269,10 +271,24 @@ def test_agents_run_is_the_one_that_it_planned(small_world, monkeypatch):
         assert run.rows("trial/index") == [0] and run.rows("chunk/index") == [0, 1]
 
 
-def test_agent_makes_the_trials_of_the_sweep(folder, monkeypatch):
+def test_agents_run_has_its_id_alone(small_world, monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "swept")
+    monkeypatch.setenv("WANDB_RUN_ID", "planned")
+    wandb.teardown()  # as in a process of the agent's, which knows these from its beginning
+    line = ["--policies", "greedy", "best-of-n", *SHORT, "--out", "x", "--wandb", "offline"]
+    assert main(line) == 0
+    logged = runs(Path("x"))
+    assert logged.keys() == {"greedy", "best-of-n"} and "planned" not in {run.id for run in logged.values()}
+    assert main(["--policy", "greedy", *SHORT, "--out", "y", "--wandb", "offline"]) == 0
+    run = runs(Path("y"))["greedy"]
+    assert run.id == "planned" and run.sweep == "swept"
+    wandb.teardown()
+
+
+def test_agent_makes_the_trial_of_a_point(folder, monkeypatch):
     """W&B's own `wandb sweep` and agent, against a small server."""
     command = [*MODULE, "--policy", "best-of-n", "--num-chunks", "1", "--prompts", PROMPT, "${args}"]
-    file = _write({"policy.num-candidates": _values(1, 2)}, command=command)
+    file = _write({"policy.num-candidates": _values(2)}, command=command)
     for name in ("WANDB_MODE", "WANDB_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(folder / "netrc"))
@@ -283,13 +299,14 @@ def test_agent_makes_the_trials_of_the_sweep(folder, monkeypatch):
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         said = subprocess.run(["wandb", "sweep", file], capture_output=True, text=True, timeout=60, check=True).stderr
         (sweep,) = re.findall(r"wandb agent (\S+)", said)
-        done = subprocess.run([sys.executable, "-c", AGENT, sweep], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([sys.executable, "-c", AGENT, sweep], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        (swept,) = server.sweeps.values()
-        assert sorted(server.runs) == swept.run_ids and len(swept.run_ids) == 2, done.stderr
-        assert [len([row for row in run.rows if "trial/index" in row]) for run in server.runs.values()] == [1, 1]
+        ((name, swept),) = server.sweeps.items()
+        assert sorted(server.runs) == swept.run_ids and len(swept.run_ids) == 1, done.stderr
+        assert [len([row for row in run.rows if "trial/index" in row]) for run in server.runs.values()] == [1]
+        assert {run.sweep for run in server.runs.values()} == {name}
         assert all('"truth":' in run.summary for run in server.runs.values())
     made = {path.name for path in folder.glob("runs/*/trials/*")}
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert main(["--sweep", file, "--out", "x"]) == 0
-    assert {path.name for path in folder.glob("x/trials/*")} == made and len(made) == 2
+    assert {path.name for path in folder.glob("x/trials/*")} == made and len(made) == 1

@@ -22,12 +22,13 @@ KEY = "0123456789" * 4
 
 @dataclass
 class Stored:
-    """A run as the server has it: lines of history, summary, config, finished state and the names of its files."""
+    """A run as the server has it: lines of history, summary, config, sweep, whether it has ended, and its files' names."""
 
     history: list[str] = field(default_factory=list)
     summary: str = "{}"
     config: str = "{}"
     name: str = ""
+    sweep: str | None = None
     is_complete: bool = False
     files: set[str] = field(default_factory=set)
 
@@ -87,6 +88,7 @@ class Server:
                 is_new = given["name"] not in self.runs
                 run = self.runs.setdefault(given["name"], Stored())
                 run.name, run.config = given.get("displayName") or run.name, given.get("config") or run.config
+                run.sweep = given.get("sweep") or run.sweep
                 return {
                     "upsertBucket": {"bucket": self._bucket(given["name"]) | {"project": project}, "inserted": is_new}
                 }
