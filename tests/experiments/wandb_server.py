@@ -22,7 +22,7 @@ KEY = "0123456789" * 4
 
 @dataclass
 class Stored:
-    """A run as the server has it: lines of history, summary, config, sweep, whether it has ended, and its files' names."""
+    """A run as the server has it: history, summary, config, sweep, whether it has ended, and the names of its files."""
 
     history: list[str] = field(default_factory=list)
     summary: str = "{}"
