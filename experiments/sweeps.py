@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ from experiments.results import MARKER, default_path
 KEYS = ("program", "command", "method", "metric", "name", "description", "project", "entity", "parameters")
 MODULE = "experiments.run"
 MACRO = re.compile(r"\$\{.*\}")
+ARGS = "${args}"  # every option as --NAME=VALUE
+ARGS_WITH_FLAGS = "${args_no_boolean_flags}"  # the same, but --NAME for what is true and nothing for what is not
 
 
 class Part(NamedTuple):
@@ -69,8 +71,10 @@ def commands(argv: Sequence[str]) -> list[Part]:
     if given.sweep is None:
         command = _resolved(parse(argv))
         return [Part("", command, command.execution.out or default_path(command.preset, command.experiment))]
+    if not given.sweep:
+        raise ValueError("--sweep takes the file of a sweep")
     grid = read(Path(given.sweep))
-    asked = set(_options(others))
+    asked = {"sweep", *_options(others)}
     for name in (*_options(grid.words), *grid.parameters):
         if name.replace("_", "-") in asked:
             raise ValueError(f"--{name} is in sweep {given.sweep} already: give it in one of the two")
@@ -101,7 +105,11 @@ def read(path: Path) -> Grid:
     if unknown := [key for key in stored if key not in KEYS]:
         raise ValueError(f"sweep {str(path)!r} has {unknown[0]}, which needs a server")
     parameters = {str(name): _values(str(name), one) for name, one in stored["parameters"].items()}
-    return Grid(words=tuple(_fixed_words(path, stored.get("command", []))), parameters=parameters)
+    words, macro = _split(path, stored["command"]) if "command" in stored else ((), ARGS)
+    for name, values in parameters.items():
+        if macro == ARGS and any(isinstance(value, bool) for value in values):
+            raise ValueError(f"parameter {name!r} is a flag, which takes {ARGS_WITH_FLAGS} in the sweep's command")
+    return Grid(words=tuple(words), parameters=parameters)
 
 
 def _values(name: str, parameter: Any) -> list[Any]:
@@ -111,30 +119,37 @@ def _values(name: str, parameter: Any) -> list[Any]:
     elif isinstance(parameter, dict) and isinstance(parameter.get("values"), list) and parameter["values"]:
         values = parameter["values"]
     else:
-        has = ", ".join(map(str, parameter)) if isinstance(parameter, dict) else repr(parameter)
-        raise ValueError(f"parameter {name!r} of a grid must have a list of values, got {has}")
+        raise ValueError(f"parameter {name!r} of a grid must have a list of values, got {parameter}")
     if any(isinstance(value, (list, dict)) for value in values):
         raise ValueError(f"parameter {name!r} must have plain values, got {values}")
     return values
 
 
-def _fixed_words(path: Path, command: Any) -> Iterator[str]:
-    """Yields what a sweep's command gives to our module at every point."""
-    words = [str(word) for word in command] if isinstance(command, list) else []
-    if words and MODULE not in words:
+def _split(path: Path, command: Any) -> tuple[list[str], str]:
+    """Returns what a sweep's command gives to our module at every point, and the macro that is a point's own options.
+
+    Raises:
+        ValueError: an agent would do something else with it than we.
+    """
+    words = [str(word) for word in command] if isinstance(command, list) else [str(command)]
+    if MODULE not in words:
         raise ValueError(f"command of sweep {str(path)!r} must run {MODULE}, got {' '.join(words)}")
-    for word in words[words.index(MODULE) + 1 :] if words else []:
-        if not MACRO.fullmatch(word):
-            yield word
-        elif not word.startswith("${args"):
-            raise ValueError(f"command of sweep {str(path)!r} has {word}, which needs an agent")
+    given = words[words.index(MODULE) + 1 :]
+    macros = [word for word in given if MACRO.search(word)]
+    if len(macros) != 1 or macros[0] not in (ARGS, ARGS_WITH_FLAGS):
+        raise ValueError(
+            f"command of sweep {str(path)!r} must have {ARGS} after {MODULE}, and no other macro, "
+            f"got {' '.join(macros) or 'none'}"
+        )
+    return [word for word in given if word != macros[0]], macros[0]
 
 
 def _words(point: Mapping[str, Any]) -> list[str]:
-    """Returns a point as a command line."""
+    """Returns a point as a command line, as W&B's agent writes it."""
     return [
-        f"--{'' if value else 'no-'}{name}" if isinstance(value, bool) else f"--{name}={value}"
+        f"--{name}" if isinstance(value, bool) else f"--{name}={value}"
         for name, value in point.items()
+        if value is not False
     ]
 
 

@@ -75,7 +75,7 @@ class Tracking:
         """Begins the run that an agent of a sweep waits for, even where its trials are done already."""
         (label,) = self._policies
         if self._runs.is_on:
-            self._runs.open(label, id=os.environ.get("WANDB_RUN_ID"))
+            self._runs.open_planned(label)
 
     def _config(self, label: str) -> dict[str, Any]:
         config = self._experiment.describe()

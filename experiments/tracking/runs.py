@@ -46,6 +46,7 @@ class Runs:
         self._config = config
         self._open: dict[str, Any] = {}
         self._logged: list[str] = []  # labels, also of runs that have ended
+        self._planned: str | None = None  # label of the run that an agent of a sweep has planned
         self._url = ""
         self.ledger = Ledger(folder) if self.is_on else None
 
@@ -101,15 +102,18 @@ class Runs:
         if label in self._open:
             self._open[label].summary.update(dict(values))
 
-    def open(self, label: str, *, id: str | None = None) -> Any:
-        """Returns W&B's run of a label, which begins or goes on.
+    def open_planned(self, label: str) -> None:
+        """Begins the run that the environment says an agent of a sweep has planned, or goes on with it."""
+        assert self.ledger is not None
+        self._planned = label
+        self.ledger.run(label, id=os.environ.get("WANDB_RUN_ID"))
+        self.open(label)
 
-        Args:
-            id: of a run that somebody else has planned, such as a sweep's agent; None for the one of our own.
-        """
+    def open(self, label: str) -> Any:
+        """Returns W&B's run of a label, which begins or goes on."""
         assert self.ledger is not None
         if label not in self._open:
-            self.ledger.run(label, id=id)
+            self.ledger.run(label)
             if self._mode is None:
                 self._mode = _mode_of_login()
             if self._mode == "online" and not (self._reaches_server() and self._send_rest(label)):
@@ -165,6 +169,11 @@ class Runs:
         for name, seconds in (("init_timeout", INIT_SECONDS), ("finish_timeout", FINISH_SECONDS)):
             if f"WANDB_{name.upper()}" not in os.environ:
                 settings[name] = seconds
+        # What an agent's environment says is of the planned run alone: W&B would give its id to every run.
+        shared = wandb.setup().settings
+        shared.sweep_id = shared.sweep_param_path = shared.run_id = None
+        if label == self._planned:
+            settings |= {name: os.environ.get(f"WANDB_{name.upper()}") for name in ("sweep_id", "sweep_param_path")}
         os.environ.setdefault("WANDB_DATA_DIR", str(self._folder / "wandb"))  # files of tables wait there
         try:
             run = wandb.init(

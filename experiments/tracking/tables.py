@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,11 @@ def videos(trials: Sequence[Finished]) -> Any:
     table = wandb.Table(columns=["prompt", "seed", "video", *(row.name for row in shown)])
     for one in trials[:MAX_VIDEOS]:
         video = wandb.Video(str(one.video), format="mp4")
-        table.add_data(one.result.prompt, one.result.seed, video, *(row.read(one.result) for row in shown))
+        values = [row.read(one.result) for row in shown]
+        # W&B would write nan as it is, and no browser reads a table with it.
+        table.add_data(
+            one.result.prompt, one.result.seed, video, *(None if math.isnan(value) else value for value in values)
+        )
     return table
 
 
@@ -59,13 +64,12 @@ def scaling(results: Sequence[Result]) -> dict[str, Any]:
 
     from experiments.report.policies import curve_of
 
-    names = [row.name for row in score_rows(results[0])]
-    table = wandb.Table(columns=["policy", "curve", "passes", "seconds", *names])
     groups = {label: means(group) for label, group in by_policy(results).items()}
-    for label, found in sorted(
-        groups.items(), key=lambda item: item[1]["passes"]
-    ):  # a chart joins points in this order
-        table.add_data(label, curve_of(label), found["passes"], found["seconds"], *(found.get(name) for name in names))
+    names = [row.name for row in score_rows(results[0]) if any(row.name in found for found in groups.values())]
+    table = wandb.Table(columns=["policy", "curve", "passes", "seconds", *names])
+    for label in sorted(groups, key=lambda label: groups[label]["passes"]):  # a chart joins points in this order
+        found = groups[label]
+        table.add_data(label, curve_of(label), found["passes"], found["seconds"], *map(found.get, names))
     charts = {
         f"scaling/{name.replace(' ', '_')}": wandb.plot.line(
             table, x="passes", y=name, stroke="curve", title=f"{name.capitalize()} against passes"

@@ -17,6 +17,7 @@ from experiments.report.__main__ import main as report
 from experiments.results import Finished
 from experiments.run import run
 from experiments.summary import means
+from experiments.tracking import Tracking
 from experiments.tracking.tables import candidates, has_curves
 from policies import BestOfN, Greedy, PreviewPruning
 from searchkit.types import Policy
@@ -85,6 +86,32 @@ def test_tables_of_candidates_are_logged_with_their_pictures(small_world, monkey
     assert logged.rows("candidates/nrows") == [num_tried]
     (name,) = [name for name in logged.artifacts if name.endswith("-candidates")]
     assert any(path.startswith("media/images/") for path in logged.artifacts[name])
+
+
+def test_measure_that_a_trial_lacks_is_in_no_mean(small_world):
+    """Nor anywhere else: W&B would take nan for a value."""
+    experiment = _experiment(Greedy(), BestOfN(num_candidates=2), BestOfN(num_candidates=3), seeds=(0, 1))
+    finished = run(experiment, out=Path("made"), execution=Execution(wandb="disabled"))
+    Path("x").mkdir()
+    with Tracking(experiment, folder=Path("x"), group="x", mode="offline") as tracking:
+        for one in finished:
+            is_seen = one.result.seed == 1 and one.result.label != "greedy"
+            measures = {"truth": 0.4, "subject": 0.3 if is_seen else math.nan, "motion": math.nan}
+            tracking.add(replace(one, result=replace(one.result, measures=measures)))
+    logged = runs(Path("x"))
+    assert logged["greedy"].summary["truth"] == 0.4 and "subject" not in logged["greedy"].summary
+    assert logged["best-of-n (num-candidates=2)"].rows("trial/subject") == [0.3]
+    assert logged["best-of-n (num-candidates=2)"].summary["subject"] == 0.3
+    for label, one in logged.items():
+        numbers = [value for row in (*one.history, one.summary) for value in row.values() if isinstance(value, float)]
+        assert all(map(math.isfinite, numbers)), label
+    stored = {path.name: path.read_text() for path in Path("x").glob("wandb/*/files/media/table/**/*.json")}
+    assert len(stored) >= 7 and not [name for name, text in stored.items() if "NaN" in text]
+    tables = [json.loads(text) for name, text in stored.items() if name.startswith("videos")]
+    columns = [[row[table["columns"].index("subject")] for row in table["data"]] for table in tables]
+    assert sorted(columns, key=str) == [[None, 0.3], [None, 0.3], [None, None]]
+    (scaling,) = [json.loads(text) for name, text in stored.items() if name.startswith("policies")]
+    assert scaling["columns"][4:] == ["search reward", "truth", "subject"]  # nobody has motion
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ class Logged:
     """What the files of one run hold, all commands together: config, history, summary, names, artifacts, exit code."""
 
     def __init__(self, files: list[Path]) -> None:
-        self.id, self.name, self.group = "", "", ""
+        self.id, self.name, self.group, self.sweep = "", "", "", ""
         self.resumes: list[bool] = []
         self.config: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
@@ -34,7 +34,7 @@ class Logged:
         match record.WhichOneof("record_type"):
             case "run":
                 run = record.run
-                self.id, self.name, self.group = run.run_id, run.display_name, run.run_group
+                self.id, self.name, self.group, self.sweep = run.run_id, run.display_name, run.run_group, run.sweep_id
                 self.resumes.append(run.resume)
                 self.config |= _values(run.config.update)
             case "config":

@@ -1,11 +1,13 @@
 """A small W&B server: what it is sent is kept in memory, so that tests see what `wandb sync` and online runs send.
 
-It answers the few requests that runs need, as their names and fields are in the client of wandb 0.31.
+It answers the few requests that runs, and agents of a sweep of method grid, need, as their names and fields are in the
+client of wandb 0.31.
 """
 
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import re
 import threading
@@ -13,23 +15,35 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import yaml
+
 KEY = "0123456789" * 4
 
 
 @dataclass
 class Stored:
-    """A run as the server has it: lines of history, summary, config, finished state and the names of its files."""
+    """A run as the server has it: history, summary, config, sweep, whether it has ended, and the names of its files."""
 
     history: list[str] = field(default_factory=list)
     summary: str = "{}"
     config: str = "{}"
     name: str = ""
+    sweep: str | None = None
     is_complete: bool = False
     files: set[str] = field(default_factory=set)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.history]
+
+
+@dataclass
+class Sweep:
+    """A sweep as the server has it: what was asked for, the points that no agent has yet, and the ids of its runs."""
+
+    config: str
+    points: list[dict[str, Any]]
+    run_ids: list[str] = field(default_factory=list)
 
 
 class Server:
@@ -42,6 +56,7 @@ class Server:
     def __init__(self, runs: dict[str, Stored] | None = None) -> None:
         self.runs = {} if runs is None else runs
         self.artifacts: list[str] = []
+        self.sweeps: dict[str, Sweep] = {}
         self.refusal: int | None = None  # status of every answer from now on
         handler = type("Handler", (_Handler,), {"server_state": self})
         self._http = _Quiet(("127.0.0.1", 0), handler)
@@ -73,6 +88,7 @@ class Server:
                 is_new = given["name"] not in self.runs
                 run = self.runs.setdefault(given["name"], Stored())
                 run.name, run.config = given.get("displayName") or run.name, given.get("config") or run.config
+                run.sweep = given.get("sweep") or run.sweep
                 return {
                     "upsertBucket": {"bucket": self._bucket(given["name"]) | {"project": project}, "inserted": is_new}
                 }
@@ -83,6 +99,18 @@ class Server:
                 self.runs[given["run"]].files |= set(given["files"])
                 files = [{"name": name, "uploadUrl": f"{self.url}/files/{name}"} for name in given["files"]]
                 return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
+            case "UpsertSweep":
+                name = f"sweep{len(self.sweeps)}"
+                self.sweeps[name] = _sweep(given["config"])
+                return {"upsertSweep": {"sweep": {"name": name, "project": project}, "configValidationWarnings": []}}
+            case "SweepWithRuns":
+                found = {"config": self.sweeps[given["sweep"]].config, "runs": {"edges": []}}
+                return {"project": {"sweep": found}}
+            case "CreateAgent":
+                return {"createAgent": {"agent": {"id": given["sweep"]}}}
+            case "Heartbeat":
+                commands = [] if json.loads(given["runState"]) else [self._next_command(given["id"])]
+                return {"agentHeartbeat": {"agent": {"id": given["id"]}, "commands": json.dumps(commands)}}
             case "ArtifactType":
                 return {"project": {"artifact": None}}
             case "CreateArtifact":
@@ -90,6 +118,14 @@ class Server:
                 artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": {"id": "s", "latestArtifact": None}}
                 return {"createArtifact": {"artifact": artifact}}
         return {"serverInfo": {"features": [], "cliVersionInfo": {}, "latestLocalVersionInfo": None}}
+
+    def _next_command(self, name: str) -> dict[str, Any]:
+        """Returns what an agent that waits is to do."""
+        sweep = self.sweeps[name]
+        if not sweep.points:
+            return {"type": "exit"}
+        sweep.run_ids.append(f"{name}run{len(sweep.run_ids)}")
+        return {"type": "run", "run_id": sweep.run_ids[-1], "program": "unused", "args": sweep.points.pop(0)}
 
     def _bucket(self, id: str) -> dict[str, Any]:
         run = self.runs[id]
@@ -107,6 +143,16 @@ class Server:
                 run.history[part["offset"] : part["offset"] + len(part["content"])] = part["content"]
             elif name == "wandb-summary.json":
                 run.summary = part["content"][-1]
+
+
+def _sweep(config: str) -> Sweep:
+    parameters = yaml.safe_load(config)["parameters"]
+    values = [one.get("values", [one.get("value")]) for one in parameters.values()]
+    points = [
+        {name: {"value": value} for name, value in zip(parameters, point, strict=True)}
+        for point in itertools.product(*values)
+    ]
+    return Sweep(config, points)
 
 
 class _Quiet(ThreadingHTTPServer):
