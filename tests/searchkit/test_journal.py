@@ -198,6 +198,32 @@ def test_remembered_states_tell_policies_what_the_streams_own_tell(make_counting
         assert (state.chunk, state.actions, state.scores, state.leaving) == expected
 
 
+def test_policy_may_look_at_whatever_a_stream_has(make_counting, tmp_path):
+    @dataclass(frozen=True, kw_only=True)
+    class Looks(BestOfNPerChunk):
+        """Asks for what the protocol of states does not promise, and searches by it."""
+
+        def __call__(self, problem: SearchProblem, *, seed: int) -> SearchOutput:
+            state, records = problem.root, []
+            for chunk in range(HORIZON):
+                actions = problem.actions(state, num=self.num_candidates, seed=seed)
+                made = problem.expand([Request(state, action) for action in actions])
+                records += [
+                    Record(chunk, c.state.actions, c.state.actions[-1], c.scores, 0.0, True, c.cost) for c in made
+                ]
+                state = max((child.state for child in made), key=lambda one: float(one.latents[-1].mean()))
+                assert state.frames[-1].shape[1] == 3
+            return SearchOutput(state, tuple(records), total(record.cost for record in records))
+
+    policy = Looks(num_candidates=2)
+    whole, best, _ = _search(policy, make_counting(), tmp_path / "whole")
+    resumed, again, journal = _search(policy, make_counting(), _first_files(tmp_path / "whole", 4, tmp_path / "cut"))
+    assert journal.num_remembered == 4
+    _assert_same(resumed, again, whole, best)
+    with pytest.raises(AttributeError, match="no attribute 'colour'"):
+        _ = Remembered(None, actions=(), scores=(), leaving=None, again=lambda states: [best]).colour
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "missing", "other-format"])
 def test_damaged_file_ends_the_journal_there(damage, make_counting, tmp_path, monkeypatch):
     whole, best, _ = _search(BeamSearch(), make_counting(), tmp_path)
