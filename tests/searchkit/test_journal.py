@@ -16,6 +16,7 @@ from searchkit.fusion import RewardRouting
 from searchkit.journal import Journaled, Remembered
 from searchkit.stream import Draft, Stream
 from searchkit.types import Policy, Record, Request, SearchOutput, SearchProblem
+from searchkit.wrappers import Budgeted
 
 HORIZON = 6  # chunks: two of them leave the window
 POLICIES = [
@@ -123,6 +124,18 @@ def test_search_goes_on_from_any_level_to_the_same_result(policy, make_counting,
 
 class _Killed(Exception):
     pass
+
+
+@pytest.mark.parametrize("limit", ["passes", "seconds"])
+def test_budget_ends_a_search_that_goes_on_where_it_ended_the_first(limit, make_counting, tmp_path):
+    full = BeamSearch()(Journaled(make_counting(), folder=tmp_path), seed=1)
+    spent = total(record.cost for record in full.records if record.chunk < 3)
+    stream = make_counting()
+    budgeted = Budgeted(Journaled(stream, folder=tmp_path), **{limit: getattr(spent, limit) - 1e-6})
+    output = BeamSearch()(budgeted, seed=1)
+    assert output.records == full.records[: len(output.records)] and output.best.chunk == 3
+    assert total(record.cost for record in output.records) == spent
+    assert stream.counted[0] == 0
 
 
 @pytest.mark.parametrize("policy", [BeamSearch(), StreamT1(), PreviewPruning(children=3, preview_passes=1)])
