@@ -30,7 +30,7 @@ Lineage = tuple[Action, ...]
 
 
 class Sheet(NamedTuple):
-    """Candidates that were made together, and their picture as JPEG."""
+    """Candidates of one chunk that were made together, and their picture as JPEG."""
 
     lineages: tuple[Lineage, ...]
     jpeg: bytes
@@ -67,14 +67,16 @@ def sheet_of(states: Sequence[StreamState]) -> bytes:
 
 
 def write_clips(folder: Path, sheets: Sequence[Sheet], order: Sequence[Lineage], *, size: Cell, fps: int) -> None:
-    """Writes the sheets of a search, one a chunk; nothing where there are no pictures.
+    """Writes the sheets of a search, one a chunk; nothing where not all candidates have pictures.
+
+    They have none where they were decoded cold, or were made before pictures were asked for.
 
     Args:
         order: the finished candidates' lineages in the order of their records.
         size: of the pixel frames.
         fps: pixel frames a second.
     """
-    if not any(sheet.jpeg for sheet in sheets):
+    if not sheets or not {lineage for sheet in sheets for lineage in sheet.lineages}.issuperset(order):
         return
     folder.mkdir()
     cell = cell_of(*size)

@@ -101,11 +101,11 @@ class Folder:
         try:
             stored = json.loads((folder / "trial.json").read_text())
             result = _result(stored["result"])
-            damaged = [name for name, size in stored["files"].items() if _size(folder / name) != size]
+            damaged = _damaged(folder, stored["files"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            damaged = ["trial.json"]
-        if damaged:
-            self._set_aside(folder, damaged[0])
+            damaged = "trial.json"
+        if damaged is not None:
+            self._set_aside(folder, damaged)
             return None
         return Finished(trial=trial, result=result, folder=folder)
 
@@ -207,11 +207,10 @@ class Folder:
         }
 
     def _identity(self, trial: Trial) -> dict[str, Any]:
-        own = getattr(sys.modules[type(trial.policy).__module__], "__file__", None)  # a class typed in has none
         return {
             **self._shared,
             "policy": policy_name(trial.policy),
-            "policy-code": _code_hash((Path(own),)) if own else None,
+            "policy-code": _code_hash(_files_of(type(trial.policy))),
             "options": plain(flat(trial.policy)),
             "prompt": trial.prompt,
             "seed": trial.seed,
@@ -319,8 +318,27 @@ def _result(stored: Mapping[str, Any]) -> Result:
     return Result(**{**stored, **read})
 
 
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
+def _damaged(folder: Path, sizes: Mapping[str, int]) -> str | None:
+    """Returns the name of a trial's file that is not as long as it was or, where all are, of a table that is none."""
+    import pyarrow.parquet as pq
+
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            return name
+    try:  # without it there would be no table of the whole study
+        with pq.ParquetFile(folder / "candidates.parquet") as file:
+            file.read()
+    except (OSError, ValueError):
+        return "candidates.parquet"
+    return None
+
+
+def _files_of(own: type) -> tuple[Path, ...]:
+    """Returns the files of a class and of those it derives from; a class typed in has none."""
+    modules = dict.fromkeys(base.__module__ for base in own.__mro__)
+    files = (getattr(sys.modules[name], "__file__", None) for name in modules if name not in sys.stdlib_module_names)
+    return tuple(Path(file) for file in files if file)
 
 
 def _hash(identity: Mapping[str, Any]) -> str:

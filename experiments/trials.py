@@ -184,7 +184,8 @@ def _search(
     def on_level(children: Sequence[Child[StreamState]]) -> None:
         if journal is None:
             onlooker.keep(children, onlooker.look(children))
-        on_chunk(max(child.state.chunk for child in children))
+        if children:  # a policy may ask for none
+            on_chunk(max(child.state.chunk for child in children))
 
     journaled = None if journal is None else Journaled(stream, folder=journal)
     if journaled is not None:
@@ -215,23 +216,34 @@ class Onlooker:
         import torch
 
         states = [child.state for child in children]
+        levels = _by_chunk(states)
         seen: dict[str, Tensor] = {}
         if self.truth_of is not None:
+            diversity = {chunk: _or_nan(_diversity(level)) for chunk, level in levels.items()}
             seen["truth"] = torch.tensor([_or_nan(self.truth_of(state)) for state in states], dtype=torch.float64)
-            seen["diversity"] = torch.tensor(_or_nan(_diversity(states)), dtype=torch.float64)
-        if self.has_clips and (jpeg := sheet_of(states)):
-            seen["sheet"] = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
+            seen["diversity"] = torch.tensor([diversity[state.chunk] for state in states], dtype=torch.float64)
+        for chunk, level in levels.items() if self.has_clips else ():
+            if jpeg := sheet_of(level):
+                seen[f"sheet.{chunk}"] = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
         return seen
 
     def keep(self, children: Sequence[Child[StreamState]], seen: Mapping[str, Tensor]) -> None:
         """Keeps what was seen of a level."""
-        lineages = [child.state.actions for child in children]
+        states = [child.state for child in children]
         if "truth" in seen:
-            diversity = _or_none(float(seen["diversity"]))
-            for lineage, truth in zip(lineages, seen["truth"].tolist(), strict=True):
-                self.sights[lineage] = Sight(_or_none(truth), diversity)
-        if "sheet" in seen:
-            self.sheets.append(Sheet(tuple(lineages), seen["sheet"].numpy().tobytes()))
+            for state, truth, diversity in zip(states, seen["truth"].tolist(), seen["diversity"].tolist(), strict=True):
+                self.sights[state.actions] = Sight(_or_none(truth), _or_none(diversity))
+        for chunk, level in _by_chunk(states).items():
+            if (jpeg := seen.get(f"sheet.{chunk}")) is not None:
+                self.sheets.append(Sheet(tuple(state.actions for state in level), jpeg.numpy().tobytes()))
+
+
+def _by_chunk(states: Sequence[StreamState]) -> dict[int, list[StreamState]]:
+    """Returns states by how many chunks they have: a tree search may make candidates of several chunks at once."""
+    levels: dict[int, list[StreamState]] = {}
+    for state in states:
+        levels.setdefault(state.chunk, []).append(state)
+    return levels
 
 
 def _or_nan(value: float | None) -> float:

@@ -37,15 +37,24 @@ Children = Sequence[Child[StreamState]]
 class Remembered:
     """A state that was made before this search went on: what policies look at, without what it takes to go on from it.
 
+    Whatever else the stream's own state has, it has too, at the price of being made again.
+
     Attributes:
         place: in the journal.
         real: the stream's state, once something was asked for that needs it.
     """
 
     def __init__(
-        self, place: Place, *, actions: tuple[Action, ...], scores: tuple[Scores, ...], leaving: int | None
+        self,
+        place: Place,
+        *,
+        actions: tuple[Action, ...],
+        scores: tuple[Scores, ...],
+        leaving: int | None,
+        again: Callable[[Sequence[Remembered]], Sequence[StreamState]],
     ) -> None:
         self.place = place
+        self._again = again
         self.actions = actions
         self.scores = scores
         self.leaving = leaving
@@ -54,6 +63,11 @@ class Remembered:
     @property
     def chunk(self) -> int:
         return len(self.actions)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._again([self])[0], name)
 
 
 class RememberedDraft(NamedTuple):
@@ -224,6 +238,7 @@ class Journaled(Wrapper[StreamState]):
                 actions=(*parent.actions, action),
                 scores=(*parent.scores, scores),
                 leaving=child["leaving"],
+                again=self.real,
             )
             children.append(Child(cast(StreamState, state), scores, Cost(**child["cost"])))
         if self.told is not None:

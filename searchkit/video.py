@@ -47,7 +47,7 @@ def write_video(path: str | Path, frames: Pixels, fps: int, *, crf: int = 16) ->
         raise ValueError(f"{path}: height and width must be even, got {height} x {width}")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
-        with av.open(str(path), "w", format="mp4") as container:
+        with av.open(_located(path), "w", format="mp4") as container:
             stream: Any = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "ultrafast"})
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             to_yuv = VideoReformatter()  # one for all frames: each would make its own
@@ -57,6 +57,11 @@ def write_video(path: str | Path, frames: Pixels, fps: int, *, crf: int = 16) ->
             container.mux(stream.encode())
     except av.FFmpegError as error:
         raise OSError(f"video {path} cannot be written: {error.strerror}") from error
+
+
+def _located(path: str | Path) -> str:
+    """Returns a path as FFmpeg takes it for one, even where what is before a colon in it could be a protocol."""
+    return f"file:{path}"
 
 
 def read_frames(path: str | Path, *, fps: int) -> Iterator[Pixels]:
@@ -72,7 +77,7 @@ def read_frames(path: str | Path, *, fps: int) -> Iterator[Pixels]:
         ValueError: the file has fewer frames a second, so that some would stand still.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(_located(path)) as container:
             yield from _at_speed(container, str(path), fps)
     except (av.FFmpegError, IndexError) as error:
         raise OSError(f"video {path} cannot be read: {getattr(error, 'strerror', error)}") from error
@@ -109,7 +114,7 @@ def read_video(path: str | Path) -> Pixels:
         OSError: the file is missing or is no video.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(_located(path)) as container:
             return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     except (av.FFmpegError, IndexError, ValueError) as error:
         raise OSError(f"video {path} cannot be read: {getattr(error, 'strerror', error)}") from error
@@ -122,7 +127,7 @@ def height_of(path: str | Path) -> int:
         OSError: the file is missing or is no video.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(_located(path)) as container:
             return int(container.streams.video[0].height)
     except (av.FFmpegError, IndexError) as error:
         raise OSError(f"video {path} cannot be read: {getattr(error, 'strerror', error)}") from error
@@ -140,7 +145,7 @@ def smaller(path: str | Path, *, height: int, crf: int) -> bytes:
     """
     written = io.BytesIO()
     try:
-        with av.open(str(path)) as source, av.open(written, "w", format="mp4") as target:
+        with av.open(_located(path)) as source, av.open(written, "w", format="mp4") as target:
             shown: Any = source.streams.video[0]
             shown.thread_type = "AUTO"
             options = {"crf": str(crf), "preset": "ultrafast"}

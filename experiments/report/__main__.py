@@ -140,10 +140,18 @@ def main(
         report(folder, failures=failures, html=html, preferences=preferences, wandb=wandb)
     except BrokenPipeError:
         raise
-    except (ValueError, OSError) as error:
+    except OSError as error:  # tables that cannot be read are a ValueError
+        print(f"report: a report of {folder} cannot be written: {_in_words(error)}", file=sys.stderr)
+        return WRONG_INPUT
+    except ValueError as error:
         print(f"report: {error}", file=sys.stderr)
         return WRONG_INPUT
     return 0
+
+
+def _in_words(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror}{where}" if error.strerror else str(error)
 
 
 if __name__ == "__main__":

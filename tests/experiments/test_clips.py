@@ -47,6 +47,13 @@ def test_search_without_pictures_leaves_no_folder(tmp_path):
     assert not (tmp_path / "clips").exists()
 
 
+def test_search_whose_first_candidates_have_no_pictures_leaves_no_folder(tmp_path):
+    """As where a search goes on with clips that an earlier command began without."""
+    one, two = [((Action(seed),)) for seed in range(2)]
+    write_clips(tmp_path / "clips", [Sheet((two,), _jpeg([50]))], [one, two], size=Cell(16, 16), fps=16)
+    assert not (tmp_path / "clips").exists()
+
+
 @pytest.mark.parametrize("policy", ["beam-search", "preview-pruning"])
 def test_command_keeps_a_row_a_finished_candidate(policy, small_world):
     assert main([*LINE, "--policies", policy]) == 0

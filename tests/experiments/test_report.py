@@ -447,6 +447,8 @@ def test_wrong_folders_are_refused_in_one_sentence(tmp_path, capsys):
     trials = _make_trials(_better_by(0.1, 0.2))
     assert "no finished trials" in _refused(_store(folder, results=trials.head(0)))
     assert "no column reward" in _refused(_store(folder, results=trials.drop(columns="reward")))
+    (_store(folder, results=trials) / "report").write_text("in the way")
+    assert f"a report of {folder} cannot be written: " in _refused(folder)
     (_store(folder, results=trials) / "segments.parquet").write_bytes(b"PAR1 cut off")
     assert f"table {folder / 'segments.parquet'} is damaged" in _refused(folder)
     (folder / "experiment.json").write_text("{")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import importlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import duckdb
 import numpy as np
 import pytest
 
+from experiments import results
 from experiments.ablations import ABLATIONS
 from experiments.claim import claimed
 from experiments.config import Experiment, Trial
@@ -127,6 +129,19 @@ def test_place_depends_on_all_that_determines_a_result(tmp_path):
         changed = dataclasses.replace(EXPERIMENT, **change)
         places.append(Folder(tmp_path, changed, model_checksum="weights").place(trial))
     assert len(set(places)) == len(places)
+
+
+def test_place_depends_on_the_code_that_a_policy_of_ones_own_derives_from(tmp_path, monkeypatch):
+    (tmp_path / "inherited.py").write_text("from policies import Greedy\nclass Base(Greedy): pass\n")
+    (tmp_path / "deriving.py").write_text("from inherited import Base\nclass Own(Base): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    trial = Trial(importlib.import_module("deriving").Own(), PROMPT, 0)
+    folder = Folder(tmp_path, EXPERIMENT, model_checksum="weights")
+    before = folder.place(trial)
+    with (tmp_path / "inherited.py").open("a") as file:
+        file.write("# edited\n")
+    results._code_hash.cache_clear()  # the next command
+    assert folder.place(trial) != before
 
 
 def test_variants_have_places_of_their_own_and_equal_policies_the_same(tmp_path):
@@ -320,7 +335,7 @@ def test_command_stores_what_previews_gave_up(small_world):
     ]
 
 
-@pytest.mark.parametrize("damage", ["cut", "no-json", "no-video", "short-video", "older"])
+@pytest.mark.parametrize("damage", ["cut", "no-json", "no-video", "short-video", "older", "zeros", "no-table"])
 def test_damaged_trial_is_set_aside_and_made_again(damage, tmp_path, caplog):
     folder = _make_folder(tmp_path / "x")
     trial, other = EXPERIMENT.trials[:2]
@@ -336,10 +351,16 @@ def test_damaged_trial_is_set_aside_and_made_again(damage, tmp_path, caplog):
             (one.folder / "video.mp4").write_bytes(b"")
         case "older":
             (one.folder / "trial.json").write_text(json.dumps({"result": {"label": "greedy"}}))
+        case "zeros":  # as a power cut may leave a file
+            table = one.folder / "candidates.parquet"
+            table.write_bytes(bytes(table.stat().st_size))
+        case "no-table":
+            (one.folder / "candidates.parquet").unlink()
     left = sorted(path.name for path in one.folder.iterdir())
     assert folder.find(trial) is None and folder.find(other) == whole
     [sentence] = caplog.messages
-    named = "video.mp4" if "video" in damage else "trial.json"
+    tables = {"zeros": "candidates.parquet", "no-table": "candidates.parquet"}
+    named = "video.mp4" if "video" in damage else tables.get(damage, "trial.json")
     assert sentence.startswith(
         f"trial folder {one.folder} is damaged ({named}): it is set aside as .{one.folder.name}."
     )

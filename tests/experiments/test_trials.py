@@ -14,10 +14,11 @@ from experiments.trials import Outcome, Segment, measure_video, run_trial
 from experiments.worlds import TRUTH, Clip, Measured
 from experiments.worlds.shapes import MEASURES, make_stream, measure
 from policies import BeamSearch, Greedy, PreviewPruning
+from searchkit.cost import total
 from searchkit.fusion import Fusion
 from searchkit.pruning import keep_best
 from searchkit.search import search
-from searchkit.types import Action, Policy, Route, S, SearchOutput, SearchProblem
+from searchkit.types import Action, Policy, Record, Request, Route, S, SearchOutput, SearchProblem
 from searchkit.video import Pixels
 
 PROMPT = "a fast red circle moving left on a sand background"
@@ -49,7 +50,9 @@ def _run(policy: Policy, **settings) -> Outcome:
     """Returns what a policy makes of a prompt, with every candidate measured if not said otherwise."""
     experiment = Experiment(prompts=(PROMPT,), policies=(policy,), **{"measure_candidates": True, **settings})
     (trial,) = experiment.trials
-    return run_trial(experiment, trial, stream=make_stream(experiment, PROMPT), on_chunk=lambda chunk: None)
+    return run_trial(
+        experiment, trial, stream=make_stream(experiment, PROMPT), on_chunk=lambda chunk: None, has_clips=True
+    )
 
 
 def test_measuring_candidates_changes_nothing_and_costs_nothing(small_world):
@@ -93,6 +96,30 @@ def test_diversity_is_the_levels_and_none_of_a_candidate_alone(small_world):
         (diversity,) = {sight.diversity for lineage, sight in outcome.sights.items() if len(lineage) == chunk + 1}
         assert 0.0 < diversity < 1.0
     assert all(sight.diversity is None for sight in _run(Greedy(), num_chunks=2).sights.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widens:
+    """A tree search that tries one more first chunk beside every further step, and asks once for nothing."""
+
+    def __call__(self, problem: SearchProblem[S], *, seed: int) -> SearchOutput[S]:
+        first, second = problem.actions(problem.root, num=2, seed=seed)
+        [parent] = problem.expand([Request(problem.root, first)])
+        (action,) = problem.actions(parent.state, num=1, seed=seed)
+        both = problem.expand([Request(parent.state, action), Request(problem.root, second)])
+        made = [parent, *both, *problem.expand([])]
+        records = tuple(
+            Record(one.state.chunk - 1, one.state.actions, one.state.actions[-1], one.scores, 0.0, True, one.cost)
+            for one in made
+        )
+        return SearchOutput(both[0].state, records, total(record.cost for record in records))
+
+
+def test_candidates_of_several_chunks_may_be_made_at_once(small_world):
+    outcome = _run(Widens(), num_chunks=2)
+    assert [len(lineage) for lineage in outcome.sights] == [1, 2, 1]
+    assert all(sight.truth is not None and sight.diversity is None for sight in outcome.sights.values())
+    assert [[len(lineage) for lineage in sheet.lineages] for sheet in outcome.sheets] == [[1], [2], [1]]
 
 
 def test_candidates_given_up_have_no_sight(small_world):

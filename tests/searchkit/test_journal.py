@@ -16,6 +16,7 @@ from searchkit.fusion import RewardRouting
 from searchkit.journal import Journaled, Remembered
 from searchkit.stream import Draft, Stream
 from searchkit.types import Policy, Record, Request, SearchOutput, SearchProblem
+from searchkit.wrappers import Budgeted
 
 HORIZON = 6  # chunks: two of them leave the window
 POLICIES = [
@@ -125,6 +126,18 @@ class _Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("limit", ["passes", "seconds"])
+def test_budget_ends_a_search_that_goes_on_where_it_ended_the_first(limit, make_counting, tmp_path):
+    full = BeamSearch()(Journaled(make_counting(), folder=tmp_path), seed=1)
+    spent = total(record.cost for record in full.records if record.chunk < 3)
+    stream = make_counting()
+    budgeted = Budgeted(Journaled(stream, folder=tmp_path), **{limit: getattr(spent, limit) - 1e-6})
+    output = BeamSearch()(budgeted, seed=1)
+    assert output.records == full.records[: len(output.records)] and output.best.chunk == 3
+    assert total(record.cost for record in output.records) == spent
+    assert stream.counted[0] == 0
+
+
 @pytest.mark.parametrize("policy", [BeamSearch(), StreamT1(), PreviewPruning(children=3, preview_passes=1)])
 def test_no_level_is_denoised_twice(policy, make_counting, tmp_path):
     whole = make_counting()
@@ -196,6 +209,32 @@ def test_remembered_states_tell_policies_what_the_streams_own_tell(make_counting
         state = child.state
         assert isinstance(state, Remembered)
         assert (state.chunk, state.actions, state.scores, state.leaving) == expected
+
+
+def test_policy_may_look_at_whatever_a_stream_has(make_counting, tmp_path):
+    @dataclass(frozen=True, kw_only=True)
+    class Looks(BestOfNPerChunk):
+        """Asks for what the protocol of states does not promise, and searches by it."""
+
+        def __call__(self, problem: SearchProblem, *, seed: int) -> SearchOutput:
+            state, records = problem.root, []
+            for chunk in range(HORIZON):
+                actions = problem.actions(state, num=self.num_candidates, seed=seed)
+                made = problem.expand([Request(state, action) for action in actions])
+                records += [
+                    Record(chunk, c.state.actions, c.state.actions[-1], c.scores, 0.0, True, c.cost) for c in made
+                ]
+                state = max((child.state for child in made), key=lambda one: float(one.latents[-1].mean()))
+                assert state.frames[-1].shape[1] == 3
+            return SearchOutput(state, tuple(records), total(record.cost for record in records))
+
+    policy = Looks(num_candidates=2)
+    whole, best, _ = _search(policy, make_counting(), tmp_path / "whole")
+    resumed, again, journal = _search(policy, make_counting(), _first_files(tmp_path / "whole", 4, tmp_path / "cut"))
+    assert journal.num_remembered == 4
+    _assert_same(resumed, again, whole, best)
+    with pytest.raises(AttributeError, match="no attribute 'colour'"):
+        _ = Remembered(None, actions=(), scores=(), leaving=None, again=lambda states: [best]).colour
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "missing", "other-format"])

@@ -22,6 +22,12 @@ def test_written_video_reads_back_in_size_length_and_colour(tmp_path):
     assert np.abs(back.astype(float) - clip).mean() < 3.0
 
 
+def test_path_with_a_colon_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # FFmpeg would take what is before the colon of a relative path for a protocol
+    write_video("study:2/clip.mp4", np.zeros((3, 16, 16, 3), np.uint8), fps=4)
+    assert len(read_video("study:2/clip.mp4")) == 3 and height_of("study:2/clip.mp4") == 16
+
+
 def test_written_video_plays_at_its_speed(tmp_path):
     import av
 

@@ -100,7 +100,7 @@ filter.addEventListener("input", () => {
     row.hidden = !words.every((word) => prompt.includes(word));
   }
   const shown = rows.filter((row) => !row.hidden).length;
-  document.getElementById("matches").textContent = `${shown} of ${rows.length} rows`;
+  document.getElementById("matches").textContent = `${shown} of ${rows.length} ${rows.length === 1 ? "row" : "rows"}`;
 });
 
 addEventListener("hashchange", showView);
