@@ -51,10 +51,9 @@ def claimed(path: Path, experiment: Experiment) -> Iterator[None]:
 def _mark(path: Path, experiment: Experiment) -> None:
     marker, described = path / MARKER, experiment.describe()
     try:
-        if marker.exists():
-            _check_same(path, json.loads(marker.read_text()), described)
+        is_ours = marker.exists() and _check(path, json.loads(marker.read_text()), described)
         (path / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
-        if not marker.exists():
+        if not is_ours:
             with written_whole(marker) as draft:
                 draft.write_text(json.dumps({"format": FORMAT, "experiment": described}, indent=1))
     except json.JSONDecodeError as error:
@@ -75,7 +74,12 @@ def _owner(path: Path) -> str:
         return ""
 
 
-def _check_same(path: Path, marker: Any, described: dict[str, Any]) -> None:
+def _check(path: Path, marker: Any, described: dict[str, Any]) -> bool:
+    """Returns whether a folder is marked as an experiment's; one in which nothing was made yet is not held by another.
+
+    Raises:
+        ValueError: it is another one's, or of another version.
+    """
     written_as = marker.get("format") if isinstance(marker, dict) else None
     if written_as != FORMAT:
         raise ValueError(
@@ -84,11 +88,14 @@ def _check_same(path: Path, marker: Any, described: dict[str, Any]) -> None:
         )
     held = marker.get("experiment", {})
     for name, value in described.items():
+        if held.get(name) != value and not (path / "trials").exists():
+            return False  # models did not load, and another option is to make them
         if held.get(name) != value:
             raise ValueError(
                 f"output folder {path} holds another experiment ({name}: {_short(held.get(name))} there, "
                 f"{_short(value)} here): choose another --out"
             )
+    return True
 
 
 def _short(value: Any) -> str:

@@ -48,7 +48,7 @@ class Runs:
         self._logged: list[str] = []  # labels, also of runs that have ended
         self._planned: str | None = None  # label of the run that an agent of a sweep has planned
         self._url = ""
-        self.ledger = Ledger(folder) if self.is_on else None
+        self.ledger = Ledger(self._folder) if self.is_on else None
 
     @property
     def is_on(self) -> bool:
@@ -239,6 +239,7 @@ class Runs:
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(
                 [sys.executable, "-m", "wandb", "sync", "--include-online", *folders],
+                cwd=self._folder,  # where W&B leaves a log of it
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=FINISH_SECONDS,

@@ -27,8 +27,15 @@ def _claim(path: Path, experiment: Experiment = EXPERIMENT) -> None:
         pass
 
 
+def test_folder_in_which_nothing_was_made_is_free_for_another_experiment(tmp_path):
+    _claim(tmp_path / "x")
+    _claim(tmp_path / "x", dataclasses.replace(EXPERIMENT, num_chunks=40))
+    assert json.loads((tmp_path / "x/experiment.json").read_text())["experiment"]["num-chunks"] == 40
+
+
 def test_folder_of_another_experiment_is_refused(tmp_path):
     _claim(tmp_path / "x")
+    (tmp_path / "x/trials").mkdir()
     _claim(tmp_path / "x")  # the same one is welcome
     with pytest.raises(ValueError, match=r"holds another experiment \(num-chunks: 2 there, 40 here\)"):
         _claim(tmp_path / "x", dataclasses.replace(EXPERIMENT, num_chunks=40))

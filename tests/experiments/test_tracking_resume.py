@@ -172,6 +172,9 @@ def test_offline_folders_become_one_run_when_they_are_uploaded(small_world, serv
     _check_whole(run.rows)
     assert '"trials":2' in run.summary and run.is_complete
     assert any(name.startswith("media/table/videos") for name in run.files)
+    assert len(server.committed) == len(server.artifacts) > 0
+    media = [path for path, size in server.uploads.items() if size and path.startswith("/artifacts/media/")]
+    assert {Path(path).suffix for path in media} == {".mp4", ".png"}
     assert "No runs to sync" in _sync(command)
 
 

@@ -56,6 +56,8 @@ class Server:
     def __init__(self, runs: dict[str, Stored] | None = None) -> None:
         self.runs = {} if runs is None else runs
         self.artifacts: list[str] = []
+        self.committed: list[str] = []  # artifacts, of which all files have come
+        self.uploads: dict[str, int] = {}  # bytes of files, by their paths
         self.sweeps: dict[str, Sweep] = {}
         self.refusal: int | None = None  # status of every answer from now on
         handler = type("Handler", (_Handler,), {"server_state": self})
@@ -115,9 +117,27 @@ class Server:
                 return {"project": {"artifact": None}}
             case "CreateArtifact":
                 self.artifacts.append(given["input"]["artifactCollectionName"])
-                artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": {"id": "s", "latestArtifact": None}}
+                sequence = {"id": "s", "latestArtifact": None}
+                artifact = {"id": f"a{len(self.artifacts)}", "state": "PENDING", "artifactSequence": sequence}
                 return {"createArtifact": {"artifact": artifact}}
+            case "CreateArtifactManifest" | "UpdateArtifactManifest":
+                manifest = {"id": "m", "file": self._upload("manifest")}
+                return {operation[0].lower() + operation[1:]: {"artifactManifest": manifest}}
+            case "CreateArtifactFiles":
+                files = [
+                    self._upload(one["name"]) | {"artifact": {"id": one["artifactID"]}}
+                    for one in given["input"]["artifactFiles"]
+                ]
+                return {"createArtifactFiles": {"files": {"edges": [{"node": one} for one in files]}}}
+            case "CommitArtifact":
+                self.committed.append(given["artifactID"])
+                return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": "d"}}}
         return {"serverInfo": {"features": [], "cliVersionInfo": {}, "latestLocalVersionInfo": None}}
+
+    def _upload(self, name: str) -> dict[str, Any]:
+        """Returns where a file of an artifact is to be sent."""
+        known = {"id": name, "name": name, "displayName": name, "storagePath": name}
+        return {**known, "uploadUrl": f"{self.url}/artifacts/{name}", "uploadHeaders": [], "uploadMultipartUrls": None}
 
     def _next_command(self, name: str) -> dict[str, Any]:
         """Returns what an agent that waits is to do."""
@@ -170,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send({})
 
     def do_PUT(self) -> None:
-        self._body()
+        self.server_state.uploads[self.path] = len(self._body())
         self._send({})
 
     def do_POST(self) -> None:
