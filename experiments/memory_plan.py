@@ -27,10 +27,6 @@ LADDER: Sequence[tuple[Mapping[str, Any], str]] = (
     ({"blocks_wait": True}, "keys and values wait in CPU memory, and are copied as prefixes are assembled"),
     ({"network_leaves": True}, "the network goes to CPU memory while rewards score"),
 )
-HELP = (
-    "--decode tiny makes the decoder's caches small, --rewards.device cpu or cuda:1 has rewards run elsewhere, smaller "
-    "rewards take less, --fp8 halves the network, and fewer candidates or a smaller video take less of everything"
-)
 
 
 class Step(NamedTuple):
@@ -103,7 +99,7 @@ def plan(experiment: Experiment, budget: str) -> Plan:
     if over := _largest_over(found, room):
         raise ValueError(
             f"memory_budget {budget} cannot hold the {_gb(over.nbytes)} that {over.name} takes on the GPU, whatever "
-            f"waits in CPU memory: the most, {_gb(over.largest.nbytes)}, is for {over.largest.name}. {HELP}"
+            f"waits in CPU memory: the most, {_gb(over.largest.nbytes)}, is for {over.largest.name}. {_advice(sizes)}"
         )
     return Plan(room, found, placement, steps)
 
@@ -147,6 +143,19 @@ def _largest_over(found: Sequence[Phase], room: float) -> Phase | None:
     """Returns the phase that exceeds the room by most, or None where all fit."""
     largest = max(found, key=lambda phase: phase.nbytes)
     return largest if largest.nbytes > room else None
+
+
+def _advice(sizes: Sizes) -> str:
+    """Returns what else would take less, of what is not done already."""
+    published, advice = sizes.experiment.published, []
+    if published.decode != "tiny":
+        advice.append("--decode tiny makes the decoder's caches small")
+    if sizes.rewards:
+        advice += ["--rewards.device cpu or cuda:1 has rewards run elsewhere", "smaller rewards take less"]
+    if not published.fp8:
+        advice.append("--fp8 halves the network")
+    least = "fewer candidates or a smaller video take less of everything"
+    return f"{', '.join(advice)}, and {least}" if advice else least.capitalize()
 
 
 def _gb(nbytes: float) -> str:
