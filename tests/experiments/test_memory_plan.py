@@ -258,6 +258,16 @@ def test_dry_run_prints_the_plan_and_loads_nothing(tmp_path: Path, monkeypatch, 
     assert not list(tmp_path.iterdir())
 
 
+def test_dry_run_without_a_budget_says_what_everything_on_the_gpu_takes(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--preset", "longlive", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "--memory-budget says which" in said and "the reward hpsv3 15.50" in said and " left" not in said
+    assert "Everything stays on the GPU." in said
+    assert main(["--preset", "longlive", "--device", "cpu", "--dry-run"]) == 0
+    assert "Memory of the GPU" not in capsys.readouterr().out
+
+
 def test_float8_weights_are_counted_at_half():
     whole = _make_experiment()
     small = replace(whole, published=replace(whole.published, fp8=True))
