@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -108,7 +109,10 @@ def _read(path: Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"source file {path} is damaged or holds more than tensors: {error}") from error
+        # Torch goes on with how to run the code of a file all the same, which nobody should.
+        blocked = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"{blocked[1]}, which is not loaded" if blocked else str(error).partition("\n")[0]
+        raise ValueError(f"source file {path} is damaged or holds more than tensors: {reason}") from error
     if checkpoint.key is not None:
         if checkpoint.key not in content:
             raise ValueError(f"source file {path} must hold {checkpoint.key!r}, got {', '.join(sorted(content)[:8])}")

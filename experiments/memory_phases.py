@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from experiments.config import Experiment
-from experiments.dry_run import sketch_of
+from experiments.dry_run import num_given, sketch_of
 from searchkit.backbones.presets import PIXELS_PER_LATENT
 from searchkit.metrics import JUDGES
 from searchkit.placement import Placement, is_same
@@ -46,6 +46,7 @@ class Coder(NamedTuple):
 
 VAE = Coder(126.9e6, 151_328, 182_000)  # a cache is 1.76 GiB at 832x480, and a call takes 2.3 GB
 TINY = Coder(9.84e6, 5_376, 43_400)
+ENCODING = 245_000  # numbers that the VAE's encoder keeps and takes for each pixel of the latents
 
 
 class Part(NamedTuple):
@@ -100,8 +101,23 @@ class Sizes:
         if not self.experiment.published.is_random:
             encoder = Part("the text encoder", 0.0 if placement.encodes_on_cpu else TEXT_ENCODER)
             yield Phase("text", (encoder, Part("the reserve", RESERVE)))
+        if given := num_given(self.experiment.published.given, self._chunk):
+            yield from self._of_given(placement, given)
         for num_texts, level in self.levels:
             yield from self._of_level(placement, num_texts, level)
+
+    def _of_given(self, placement: Placement, num_chunks: int) -> Iterator[Phase]:
+        """Yields what it takes to encode given frames, before rewards come, and to decode them once these are there."""
+        reserve, coders, pixels = Part("the reserve", RESERVE), list(self._coders), num_chunks * self._chunk_pixels
+        seen = Part("the given frames", pixels / BYTES["float32"] * self._itemsize)
+        encoding = Part("a call of the encoder", self._per_latent(ENCODING))
+        yield Phase("given", (self._network, *coders, reserve, seen, encoding))
+        frames = min(num_chunks * self._chunk, self.experiment.memory.max_attended_frames)
+        nbytes = self.workload.key_value_bytes(frames, itemsize=self._itemsize)
+        blocks = Part("keys and values", nbytes * (not placement.blocks_wait))
+        decoding = Part("a call of the decoder", self._call(self._coder) + 2 * self._cache(self._coder))
+        decoded = Part("the given frames", 3 * pixels)  # joined, and then brought to [0, 1]
+        yield Phase("given", (self._network, *self._models(placement), reserve, blocks, decoded, decoding))
 
     def _of_level(self, placement: Placement, num_texts: int, level: LevelSize) -> Iterator[Phase]:
         text = Part("the prompts' keys and values", num_texts * self.workload.text_bytes(itemsize=self._itemsize))
@@ -126,7 +142,7 @@ class Sizes:
         rows = min(placement.max_batch, level.num_candidates)
         yield Phase("decoding", (network, *held, kept, self._decoding(placement, rows, level.num_candidates)))
 
-        rewards, call = _seated(self._rewards, placement.rewards_wait)
+        rewards, call = _seated(self.rewards, placement.rewards_wait)
         stacked = 2 * rows * self._window * self._chunk_pixels  # joined, and then cut by whoever sees some frames only
         leaving = Part(network.name, 0.0 if placement.network_leaves else network.nbytes)
         yield Phase("scoring", (leaving, *held, kept, rewards, Part("a call of a reward", stacked + call)))
@@ -180,7 +196,8 @@ class Sizes:
         return TINY if self.experiment.published.decode == "tiny" else VAE
 
     @property
-    def _rewards(self) -> list[Scoring]:
+    def rewards(self) -> list[Scoring]:
+        """The known rewards that run on the GPU."""
         rewards = self.experiment.published.rewards
         terms = [term for text in (rewards.image, rewards.video) for term in parse("reward", text, REWARDS)]
         return self._scoring(terms, REWARDS, device=rewards.device, dtype=rewards.dtype)
@@ -203,13 +220,17 @@ class Sizes:
                 found.append(Scoring(term.name, nbytes, CALLS.get(term.name, OTHER_CALLS)))
         return found
 
-    def _models(self, placement: Placement) -> Iterator[Part]:
-        """Yields the models that are there all the time, but for the network."""
+    @property
+    def _coders(self) -> Iterator[Part]:
         yield Part("the VAE", VAE.parameters * self._itemsize)
         if self._coder is TINY:
             yield Part("the tiny VAE", TINY.parameters * self._itemsize)
+
+    def _models(self, placement: Placement) -> Iterator[Part]:
+        """Yields the models that are there all the time, but for the network."""
+        yield from self._coders
         if not placement.rewards_wait:
-            yield from (Part(f"the reward {one.name}", one.nbytes) for one in self._rewards)
+            yield from (Part(f"the reward {one.name}", one.nbytes) for one in self.rewards)
         if not placement.judges_wait:
             yield from (Part(f"the judge {one.name}", one.nbytes) for one in self._judges)
 
@@ -250,10 +271,14 @@ class Sizes:
         yield Part("decoded frames", chunks * self._chunk_pixels)
 
     def _cache(self, coder: Coder) -> float:
-        return coder.cache * self._pixels / PIXELS_PER_LATENT**2 * self._itemsize
+        return self._per_latent(coder.cache)
 
     def _call(self, coder: Coder) -> float:
-        return coder.call * self._pixels / PIXELS_PER_LATENT**2 * self._itemsize
+        return self._per_latent(coder.call)
+
+    def _per_latent(self, count: int) -> float:
+        """Returns the bytes of so many numbers for each pixel of the latents."""
+        return count * self._pixels / PIXELS_PER_LATENT**2 * self._itemsize
 
     def _decoding(self, placement: Placement, rows: int, num_candidates: int) -> Part:
         """Returns what a call of the decoder takes for some candidates of a level."""

@@ -5,6 +5,7 @@ What makes room is taken from the cheapest on, as far as it is needed, and what 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,10 +28,6 @@ LADDER: Sequence[tuple[Mapping[str, Any], str]] = (
     ({"blocks_wait": True}, "keys and values wait in CPU memory, and are copied as prefixes are assembled"),
     ({"network_leaves": True}, "the network goes to CPU memory while rewards score"),
 )
-HELP = (
-    "--decode tiny makes the decoder's caches small, --rewards.device cpu or cuda:1 has rewards run elsewhere, smaller "
-    "rewards take less, --fp8 halves the network, and fewer candidates or a smaller video take less of everything"
-)
 
 
 class Step(NamedTuple):
@@ -47,7 +44,7 @@ class Step(NamedTuple):
 class Plan(NamedTuple):
     """What a search is to do with a GPU's memory.
 
-    room: bytes of the GPU.
+    room: bytes of the GPU; infinite where nobody said.
     """
 
     room: float
@@ -58,11 +55,14 @@ class Plan(NamedTuple):
     @property
     def lines(self) -> Iterator[str]:
         """The plan in words."""
-        yield f"Memory of the GPU, {_gb(self.room)}, by phases:"
+        is_known = math.isfinite(self.room)
+        size = _gb(self.room) if is_known else "of any size (--memory-budget says which)"
+        yield f"Memory of the GPU, {size}, by phases:"
         for phase in self.phases:
             parts = sorted(phase.parts, key=lambda part: -part.nbytes)
             listed = ", ".join(f"{part.name} {part.nbytes / 1e9:.2f}" for part in parts)
-            yield f"  {phase.name:12}{_gb(phase.nbytes)}, {_gb(self.room - phase.nbytes)} left: {listed}"
+            left = f", {_gb(self.room - phase.nbytes)} left" if is_known else ""
+            yield f"  {phase.name:12}{_gb(phase.nbytes)}{left}: {listed}"
         if not self.steps:
             yield "Everything stays on the GPU."
         for step in self.steps:
@@ -79,6 +79,18 @@ def parse_size(text: str) -> float:
     if found is None or not float(found[1]):
         raise ValueError(f"memory_budget must be a size such as 24GB or 22.5GiB, got {text!r}")
     return float(found[1]) * (1e9 if found[2] == "GB" else 2**30)
+
+
+def unbounded(experiment: Experiment) -> Plan | None:
+    """Returns what an experiment takes of a GPU where everything stays there, or None where it takes nothing.
+
+    Args:
+        experiment: with prompts as texts.
+    """
+    workload = workload_of(experiment)
+    if workload is None or experiment.published.device == "cpu":
+        return None
+    return Plan(math.inf, sizes_of(experiment, workload).phases(Placement()), Placement(), ())
 
 
 def plan(experiment: Experiment, budget: str) -> Plan:
@@ -103,7 +115,7 @@ def plan(experiment: Experiment, budget: str) -> Plan:
     if over := _largest_over(found, room):
         raise ValueError(
             f"memory_budget {budget} cannot hold the {_gb(over.nbytes)} that {over.name} takes on the GPU, whatever "
-            f"waits in CPU memory: the most, {_gb(over.largest.nbytes)}, is for {over.largest.name}. {HELP}"
+            f"waits in CPU memory: the most, {_gb(over.largest.nbytes)}, is for {over.largest.name}. {_advice(sizes)}"
         )
     return Plan(room, found, placement, steps)
 
@@ -147,6 +159,19 @@ def _largest_over(found: Sequence[Phase], room: float) -> Phase | None:
     """Returns the phase that exceeds the room by most, or None where all fit."""
     largest = max(found, key=lambda phase: phase.nbytes)
     return largest if largest.nbytes > room else None
+
+
+def _advice(sizes: Sizes) -> str:
+    """Returns what else would take less, of what is not done already."""
+    published, advice = sizes.experiment.published, []
+    if published.decode != "tiny":
+        advice.append("--decode tiny makes the decoder's caches small")
+    if sizes.rewards:
+        advice += ["--rewards.device cpu or cuda:1 has rewards run elsewhere", "smaller rewards take less"]
+    if not published.fp8:
+        advice.append("--fp8 halves the network")
+    least = "fewer candidates or a smaller video take less of everything"
+    return f"{', '.join(advice)}, and {least}" if advice else least.capitalize()
 
 
 def _gb(nbytes: float) -> str:

@@ -19,7 +19,7 @@ from experiments.engines import Work, choose_engine
 from experiments.failures import Failure, TrialsFailed, is_ours
 from experiments.interrupts import Interrupts, Stopped
 from experiments.logs import listening, make_handler
-from experiments.memory_plan import plan
+from experiments.memory_plan import plan, unbounded
 from experiments.progress import make_reporter
 from experiments.registry import policy_label
 from experiments.results import Finished, Folder
@@ -75,8 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _do(part: Part, console: Console) -> list[Finished]:
     """Does what a command line asks for, with one experiment of it."""
     experiment, execution = part.command.experiment, part.command.execution
-    if execution.memory_budget is not None:
-        planned = plan(experiment, execution.memory_budget)
+    budget = execution.memory_budget
+    planned = unbounded(experiment) if execution.dry_run else None
+    if budget is not None:
+        planned = plan(experiment, budget)
+    if planned is not None:
         for line in planned.lines:
             console.print(line, soft_wrap=True, highlight=False)
         experiment = replace(experiment, placement=planned.placement)

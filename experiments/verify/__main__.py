@@ -16,14 +16,16 @@ from experiments.verify.recording import Check, Pair, compare, load, load_facts
 from experiments.verify.rewards import replay_end_to_end, replay_preprocessing, replay_reward
 from experiments.verify.streams import replay_stream
 
+ENDINGS = (".json", ".safetensors")
+
 
 def verify(path: Path, *, tolerance: float = 2e-5) -> list[Check]:
-    """Returns the checks of a replay of the run recorded at `path`, which has no ending.
+    """Returns the checks of a replay of the run recorded at `path`, with the ending of one of its files or without.
 
     Raises:
         ValueError: there is no such run, or it is of no known format.
     """
-    return compare(_replay(path), tolerance)
+    return compare(_replay(path.with_suffix("") if path.suffix in ENDINGS else path), tolerance)
 
 
 def _replay(path: Path) -> Iterable[Pair]:
@@ -46,7 +48,7 @@ def main(path: Annotated[Path, tyro.conf.Positional], *, tolerance: float = 2e-5
     """Replays a recorded run and prints the largest differences; exits with 1 if one is beyond the tolerance.
 
     Args:
-        path: a recorded run, without its ending .safetensors or .json.
+        path: a recorded run, with or without the ending .safetensors or .json of its files.
         tolerance: largest difference allowed in network outputs and scores; noise, seeds, routes, layouts and
             selections must agree exactly. Rewards' hidden states, and scores of pixels and prompts, may differ by 1e-4.
     """

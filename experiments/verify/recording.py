@@ -90,7 +90,8 @@ def load_facts(path: Path) -> dict[str, Any]:
 def _find(path: Path, ending: str) -> Path:
     file = path.with_name(path.name + ending)
     if not file.is_file():
-        raise ValueError(f"path must name a recorded run without its ending, but there is no file {file}")
+        hint = f" ({path} is a folder: name a run in it)" if path.is_dir() else ""
+        raise ValueError(f"path must name a recorded run, but there is no file {file}{hint}")
     return file
 
 

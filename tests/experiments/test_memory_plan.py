@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
@@ -20,6 +21,7 @@ from searchkit.metrics import JUDGES
 from searchkit.placement import Placement
 from searchkit.rewards.registry import REWARDS
 from searchkit.rewards.terms import ITEMSIZES, Known
+from searchkit.video import write_video
 
 FRAME = 287_539_200  # bytes of a latent frame's keys and values in bfloat16
 FULL_CACHE = VAE.cache * 60 * 104 * 2
@@ -222,12 +224,48 @@ def test_what_cannot_fit_is_refused_before_anything_is_loaded(tmp_path: Path, mo
     assert "--device cpu" in capsys.readouterr().err
 
 
+def test_refusal_advises_only_what_is_not_done_already():
+    experiment = _make_experiment(decode="tiny")
+    small = replace(experiment, published=replace(experiment.published, fp8=True))
+    with pytest.raises(ValueError, match=r"hpsv3.*\. --rewards\.device cpu .*, and fewer candidates") as refused:
+        plan(small, "8GB")
+    assert "--decode tiny" not in str(refused.value) and "--fp8" not in str(refused.value)
+    elsewhere = replace(small.published, rewards=replace(small.published.rewards, device="cpu"))
+    with pytest.raises(ValueError, match=r"\. Fewer candidates or a smaller video"):
+        plan(replace(small, published=elsewhere), "3GB")
+
+
+def test_given_frames_are_counted_as_they_are_encoded_and_decoded(tmp_path: Path):
+    frames = np.zeros((9, 24, 40, 3), dtype=np.uint8)
+    write_video(tmp_path / "given.mp4", frames, 16)
+    experiment = _make_experiment("longlive", decode="tiny", policies=(Greedy(),))
+    given = replace(experiment.published, given=str(tmp_path / "given.mp4"))
+    own = replace(given, rewards=replace(given.rewards, device="cpu"))  # with rewards there, decoding takes more
+    parts = _parts(replace(experiment, published=own), "given")
+    assert "given" not in _phases(experiment)
+    assert parts["a call of the encoder"] == pytest.approx(245_000 * 60 * 104 * 2)
+    assert parts["the given frames"] == 12 * 3 * 480 * 832 * 2  # 3 latent frames of at most 4 pixel frames each
+    decoded = _parts(replace(experiment, published=given), "given")
+    assert decoded["the reward hpsv3"] == 15.5e9 and decoded["the given frames"] == 3 * 12 * 3 * 480 * 832 * 4
+    assert decoded["keys and values"] == 3 * FRAME
+
+
 def test_dry_run_prints_the_plan_and_loads_nothing(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["--preset", "longlive-stream-t1", "--memory-budget", "48GB", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "Memory of the GPU, 48.0 GB" in said and "To make room, rewards wait" in said and "trials" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_without_a_budget_says_what_everything_on_the_gpu_takes(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--preset", "longlive", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "--memory-budget says which" in said and "the reward hpsv3 15.50" in said and " left" not in said
+    assert "Everything stays on the GPU." in said
+    assert main(["--preset", "longlive", "--device", "cpu", "--dry-run"]) == 0
+    assert "Memory of the GPU" not in capsys.readouterr().out
 
 
 def test_float8_weights_are_counted_at_half():

@@ -126,6 +126,15 @@ def test_missing_and_unknown_runs_exit_with_one_sentence(facts, tmp_path):
         main(path)
 
 
+def test_folder_is_refused_with_what_to_name(tmp_path):
+    with pytest.raises(SystemExit, match=r"^verify: path .* is a folder: name a run in it"):
+        main(tmp_path)
+
+
+def test_run_may_be_named_by_one_of_its_files():
+    assert verify(GOLDEN / "stream_plain.json") == verify(GOLDEN / "stream_plain")
+
+
 def test_nan_is_beyond_every_tolerance(tmp_path):
     path = _copy("stream_plain", tmp_path)
     tensors = load_file(path.with_suffix(".safetensors"))
