@@ -139,6 +139,8 @@ def _write(
             out.rename(before)
         beside.rename(out)
     finally:
+        if before.exists() and not out.exists():
+            before.rename(out)
         for folder in (beside, before):
             shutil.rmtree(folder, ignore_errors=True)
 

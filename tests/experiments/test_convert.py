@@ -138,6 +138,23 @@ def test_the_same_files_are_converted_once(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("in", "out")] == []
 
 
+def test_earlier_folder_stays_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    model, rename = _make_model(SELF_FORCING), Path.rename
+    source, out = _publish(tmp_path / "in", model), tmp_path / "out"
+    convert(model, source, out)
+    before = _files(out)
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name.endswith(".new"):
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no"):
+        convert(model, source, out, dtype="float32")
+    assert _files(out) == before
+
+
 @pytest.mark.parametrize("change", ["source", "dtype", "damage", "loss"])
 def test_whatever_changes_is_converted_again(tmp_path, change):
     model = _make_model(SELF_FORCING)
