@@ -26,28 +26,24 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from experiments.clips import Cell, write_clips
 from experiments.config import Experiment, Trial
 from experiments.manifest import fingerprint
 from experiments.registry import flat, plain, policy_name
-from experiments.trials import Outcome, Point, Result, Segment, Sight
-from experiments.worlds import headline_first, world_of
+from experiments.tables import Tables, with_nulls, write_candidates, write_tables
+from experiments.trials import Outcome, Point, Result, Segment
+from experiments.worlds import world_of
 from searchkit.cost import Cost
-from searchkit.files import written_whole
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from searchkit.rewards.known import KnownScores
 
 log = logging.getLogger(__name__)
 
 MARKER = "experiment.json"
 FORMAT = 5  # of the folder
-# Types of columns of nulls that hold no measure.
-WITHOUT_VALUES = {"asked_passes": "int64", "pruned_after": "int64"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +57,6 @@ class Finished:
     @property
     def video(self) -> Path:
         return self.folder / "video.mp4"
-
-
-class Tables(NamedTuple):
-    """Where the tables of an experiment are."""
-
-    results: Path
-    candidates: Path
-    segments: Path
 
 
 class Folder:
@@ -125,7 +113,7 @@ class Folder:
             order = [record.lineage for record in outcome.records if record.pruned_after is None]
             size = Cell(*outcome.pixels.shape[1:3])
             write_clips(beside / "clips", outcome.sheets, order, size=size, fps=fps)
-            _write_table(beside / "candidates.parquet", _candidate_rows(outcome, folder.name))
+            write_candidates(beside / "candidates.parquet", outcome, folder.name)
             files = {str(path.relative_to(beside)): path.stat().st_size for path in beside.rglob("*") if path.is_file()}
             stored = {
                 "identity": self._identity(trial),
@@ -167,30 +155,7 @@ class Folder:
 
     def write_tables(self, finished: Sequence[Finished]) -> Tables:
         """Writes the tables of the experiment and returns their paths."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        tables = Tables(*(self.path / f"{name}.parquet" for name in Tables._fields))
-        _write_table(tables.results, [self._row(one) for one in finished])
-        candidates = [pq.ParquetFile(one.folder / "candidates.parquet").read() for one in finished]
-        _write_parquet(tables.candidates, pa.concat_tables(candidates))
-        _write_table(tables.segments, [row for one in finished for row in _segment_rows(one)])
-        return tables
-
-    def _row(self, one: Finished) -> dict[str, Any]:
-        result, cost = one.result, one.result.cost
-        return {
-            **_names(result, one.folder.name),
-            "options": json.dumps(plain(flat(one.trial.policy))),
-            "num_chunks": len(result.curve),
-            "reward": result.reward,
-            **_with_nulls(result.measures),
-            **_with_nulls(result.facts),
-            "passes": cost.passes,
-            "seconds": cost.seconds,
-            **asdict(cost),
-            "video": str(one.video.relative_to(self.path)),
-        }
+        return write_tables(self.path, finished)
 
     @functools.cached_property
     def _shared(self) -> dict[str, Any]:
@@ -223,87 +188,18 @@ def default_path(preset: str, experiment: Experiment) -> Path:
     return Path("runs") / f"{preset}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _candidate_rows(outcome: Outcome, trial: str) -> list[dict[str, Any]]:
-    unseen = Sight()
-    return [
-        {
-            **_names(outcome.result, trial),
-            "chunk": record.chunk,
-            "candidate_seed": record.action.seed,
-            "route": record.action.route.name.lower(),
-            "correlation": record.action.correlation,
-            "asked_passes": record.action.passes,
-            "short": record.scores.short,
-            "long": record.scores.long,
-            "fused": record.fused,
-            "kept": record.kept,
-            "pruned_after": record.pruned_after,
-            "chosen": record.lineage == outcome.chosen[: len(record.lineage)],
-            "lineage": [action.seed for action in record.lineage],
-            "passes": record.cost.passes,
-            "seconds": record.cost.seconds,
-            **asdict(record.cost),
-            **outcome.sights.get(record.lineage, unseen)._asdict(),
-        }
-        for record in outcome.records
-    ]
-
-
-def _segment_rows(one: Finished) -> list[dict[str, Any]]:
-    return [
-        {
-            **_names(one.result, one.folder.name),
-            "segment": index,
-            "start_second": segment.start_second,
-            **_with_nulls({name: segment.measures[name] for name in headline_first(segment.measures)}),
-        }
-        for index, segment in enumerate(one.result.segments)
-    ]
-
-
-def _with_nulls(measures: Mapping[str, float]) -> dict[str, float | None]:
-    """Returns measures with null for nan, which JSON does not know, and which would be a table's mean."""
-    return {name: value if math.isfinite(value) else None for name, value in measures.items()}
-
-
 def _without_nulls(measures: Mapping[str, float | None]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in measures.items()}
 
 
-def _names(result: Result, trial: str) -> dict[str, Any]:
-    """Returns what a row of any table begins with: its trial."""
-    return {"trial": trial, "policy": result.label, "prompt": result.prompt, "seed": result.seed}
-
-
-def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows as a table; a column without any value has a type, too, so that tables of trials fit together."""
-    import pyarrow as pa
-
-    table = pa.Table.from_pylist(list(rows))
-    types = [
-        pa.field(field.name, pa.type_for_alias(WITHOUT_VALUES.get(field.name, "float64")))
-        if pa.types.is_null(field.type)
-        else field
-        for field in table.schema
-    ]
-    _write_parquet(path, table.cast(pa.schema(types)))
-
-
-def _write_parquet(path: Path, table: pa.Table) -> None:
-    import pyarrow.parquet as pq
-
-    with written_whole(path) as beside:
-        pq.write_table(table, beside)
-
-
 def _stored(result: Result) -> dict[str, Any]:
     """Returns a result as plain values for JSON; `_result` reads it back."""
-    segments = [{"start_second": one.start_second, "measures": _with_nulls(one.measures)} for one in result.segments]
+    segments = [{"start_second": one.start_second, "measures": with_nulls(one.measures)} for one in result.segments]
     return {
         **asdict(result),
         "curve": [point._asdict() for point in result.curve],
         "segments": segments,
-        **{name: _with_nulls(getattr(result, name)) for name in ("measures", "facts")},
+        **{name: with_nulls(getattr(result, name)) for name in ("measures", "facts")},
     }
 
 

@@ -87,8 +87,8 @@ def test_default_prompts_are_held_out_and_stay_the_same():
 
 def test_only_worlds_know_what_a_world_is_made_of():
     """What runs, stores, sums up and reports experiments works for any world."""
-    generic = ("trials", "results", "summary", "sweeps", "pictures", "config", "failures", "run", "trajectories")
-    files = [ROOT / f"experiments/{name}.py" for name in generic]
+    generic = ("trials", "results", "tables", "summary", "sweeps", "pictures", "config", "failures", "run")
+    files = [ROOT / f"experiments/{name}.py" for name in (*generic, "trajectories")]
     packages = [
         file for name in ("engines", "report", "tracking") for file in (ROOT / "experiments" / name).rglob("*.py")
     ]
