@@ -158,7 +158,7 @@ def test_placement_tells_no_trial_from_another(own_module):
 def test_memory_budget_of_the_command_line_places_what_is_loaded(own_module, monkeypatch, capsys):
     seen = []
     line = ["--preset", "longlive-rehearsal", "--memory-budget", "24GB", "--out", "x"]
-    monkeypatch.setattr("experiments.run.run", lambda experiment, **_: seen.append(experiment.placement))
+    monkeypatch.setattr("experiments.run.run", lambda experiment, **_: seen.append(experiment.placement) or [])
     assert main(line) == 0
     assert seen[0].rewards_wait and "rewards wait in CPU memory" in capsys.readouterr().out
 
