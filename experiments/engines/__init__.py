@@ -15,9 +15,9 @@ from experiments.config import Execution
 from experiments.engines.in_process import in_process
 from experiments.engines.processes import in_processes
 from experiments.engines.work import Work
-from experiments.failures import Failure, is_ours
+from experiments.failures import Failure
 
-__all__ = ["Engine", "Work", "choose_engine", "in_process", "in_processes", "is_ours", "num_cores"]
+__all__ = ["Engine", "Work", "choose_engine", "in_process", "in_processes", "num_cores"]
 
 FEW_TRIALS = 8  # are made sooner than processes have loaded their models
 

@@ -9,9 +9,9 @@ import os
 import pickle
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments.engines.making import Maker
 from experiments.engines.pool import Died, Word
@@ -22,8 +22,10 @@ from experiments.results import MARKER, Folder
 from experiments.worlds import world_of
 
 if TYPE_CHECKING:
-    from searchkit.rewards import View
+    from searchkit.rewards import Scorer, View
     from searchkit.types import Scores
+
+Answer = TypeVar("Answer")
 
 
 class WorkerActor:
@@ -83,21 +85,18 @@ class RewardActor:
 
     def score(self, views: Sequence[View]) -> Sequence[Scores] | Fault:
         """Returns what the scorer's `score` does, or what went wrong with it."""
-        import torch
-
-        try:
-            with torch.no_grad():
-                return world_of(self._experiment).make_scorer(self._experiment).score(views)
-        except Exception as error:
-            return fault_of(error)
+        return self._answer(lambda scorer: scorer.score(views))
 
     def score_whole(self, views: Sequence[View]) -> Sequence[float] | Fault:
         """Returns what the scorer's `score_whole` does, or what went wrong with it."""
+        return self._answer(lambda scorer: scorer.score_whole(views))
+
+    def _answer(self, ask: Callable[[Scorer], Answer]) -> Answer | Fault:
         import torch
 
         try:
             with torch.no_grad():
-                return world_of(self._experiment).make_scorer(self._experiment).score_whole(views)
+                return ask(world_of(self._experiment).make_scorer(self._experiment))
         except Exception as error:
             return fault_of(error)
 

@@ -5,7 +5,7 @@ Only data is replaced: the code that loads, checks and runs the models is the sh
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from envs.shapes import model
 from envs.shapes.codec import Codec
 from envs.shapes.rewards import ImageReward, VideoReward
+from experiments.engines import making
 
 SMALL = {**model.NETWORK, "num_layers": 1, "ffn_dim": 64}
 # A module of a user's own, which workers import before they load the models: so they get the small weights, too.
@@ -159,3 +160,22 @@ def own_module(small_world: Path, small_weights: Path, monkeypatch: pytest.Monke
 def forget_models() -> None:
     model.load_model.cache_clear()
     model.load_scorer.cache_clear()
+
+
+@pytest.fixture
+def stop_after_one(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[[], None]]:
+    """Makes all trials after the first one meet a fault, until what it returns is called."""
+
+    def stop(fault: type[BaseException] = KeyboardInterrupt) -> Callable[[], None]:
+        whole, made = making.run_trial, []
+
+        def stopped(*args, **kwargs):
+            if made:
+                raise fault
+            made.append(1)
+            return whole(*args, **kwargs)
+
+        monkeypatch.setattr(making, "run_trial", stopped)
+        return lambda: monkeypatch.setattr(making, "run_trial", whole)
+
+    return stop

@@ -17,7 +17,6 @@ from experiments.ablations import ABLATIONS
 from experiments.arguments import parse
 from experiments.budget import at_budget
 from experiments.config import Experiment, with_prompts
-from experiments.engines import making
 from experiments.presets import PRESETS, preset, shapes_quick
 from experiments.prompts import unseen_prompts
 from experiments.registry import POLICIES, policy_label
@@ -406,20 +405,12 @@ def test_reward_that_is_no_number_is_refused_with_its_candidate(small_world, sma
     assert f"greedy, seed 0, {PROMPT!r}: the long reward returned nan for chunk 0, candidate seed" in refusal
 
 
-def test_interrupted_command_goes_on_where_it_stopped(small_world, capsys, monkeypatch):
+def test_interrupted_command_goes_on_where_it_stopped(small_world, capsys, stop_after_one):
     line = [*SHORT, "--policies", "greedy", "best-of-n"]
-    whole, made = making.run_trial, []
-
-    def interrupted(*args, **kwargs):
-        if made:
-            raise KeyboardInterrupt
-        made.append(1)
-        return whole(*args, **kwargs)
-
-    monkeypatch.setattr(making, "run_trial", interrupted)
+    go_on = stop_after_one()
     assert main(line) == 130
     assert "the same command goes on" in capsys.readouterr().err
-    monkeypatch.setattr(making, "run_trial", whole)
+    go_on()
     assert main(line) == 0
     assert "1 of 2 trials are done already" in capsys.readouterr().out
 

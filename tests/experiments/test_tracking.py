@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from experiments.engines import making
 from experiments.run import main
 from tests.experiments.wandb_runs import Logged, runs
 
@@ -81,16 +80,8 @@ def test_default_is_offline_where_nobody_is_logged_in(small_world, monkeypatch):
 
 
 @pytest.mark.parametrize(("fault", "code", "logged_code"), [(KeyboardInterrupt, 130, 1), (RuntimeError, 1, 0)])
-def test_interrupted_run_is_finished_with_what_it_has(fault, code, logged_code, small_world, monkeypatch):
-    whole, made = making.run_trial, []
-
-    def interrupted(*args, **kwargs):
-        if made:
-            raise fault
-        made.append(1)
-        return whole(*args, **kwargs)
-
-    monkeypatch.setattr(making, "run_trial", interrupted)
+def test_interrupted_run_is_finished_with_what_it_has(fault, code, logged_code, small_world, stop_after_one):
+    stop_after_one(fault)
     assert main([*LINE, "--policy", "greedy"]) == code
     logged = runs(small_world / "x")["greedy"]
     assert logged.exit_codes == [logged_code] and logged.summary["trials"] == 1

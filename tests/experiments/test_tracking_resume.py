@@ -6,13 +6,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import wandb
 
-from experiments.engines import making
 from experiments.run import main
 from experiments.tracking.log_file import mend, read
 from experiments.tracking.runs import Runs
@@ -77,22 +76,10 @@ def _script(folder: Path, *arguments: str) -> None:
     subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=arguments[-1] == "end", timeout=60, **place)
 
 
-def _interrupt_after_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, made = making.run_trial, []
-
-    def interrupted(*args, **kwargs):
-        if made:
-            raise KeyboardInterrupt
-        made.append(1)
-        return whole(*args, **kwargs)
-
-    monkeypatch.setattr(making, "run_trial", interrupted)
-
-
-def _interrupted_and_gone_on(mode: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        _interrupt_after_one(patch)
-        assert main([*LINE, "--wandb", mode]) == 130
+def _interrupted_and_gone_on(mode: str, stop_after_one: Callable[[], Callable[[], None]]) -> None:
+    go_on = stop_after_one()
+    assert main([*LINE, "--wandb", mode]) == 130
+    go_on()
     assert main([*LINE, "--wandb", mode]) == 0
 
 
@@ -104,8 +91,8 @@ def _check_whole(rows: list[dict]) -> None:
     assert [row["chunk/index"] for row in rows if "chunk/index" in row] == [0, 1]
 
 
-def test_interrupted_experiment_goes_on_in_the_same_run(small_world):
-    _interrupted_and_gone_on("offline")
+def test_interrupted_experiment_goes_on_in_the_same_run(small_world, stop_after_one):
+    _interrupted_and_gone_on("offline", stop_after_one)
     assert len(list((small_world / "x/wandb").glob("offline-run-*"))) == 2
     run = runs(small_world / "x")["greedy"]
     _check_whole(run.history)
@@ -163,8 +150,8 @@ def test_file_cut_anywhere_is_mended_to_its_whole_records(tmp_path):
     assert num_mended > 10
 
 
-def test_offline_folders_become_one_run_when_they_are_uploaded(small_world, server, capsys):
-    _interrupted_and_gone_on("offline")
+def test_offline_folders_become_one_run_when_they_are_uploaded(small_world, server, stop_after_one, capsys):
+    _interrupted_and_gone_on("offline", stop_after_one)
     (where,) = [line for line in capsys.readouterr().out.splitlines() if "upload with" in line][-1:]
     command = where.partition("upload with: ")[2].removesuffix(")")
     _sync(command)
@@ -178,8 +165,8 @@ def test_offline_folders_become_one_run_when_they_are_uploaded(small_world, serv
     assert "No runs to sync" in _sync(command)
 
 
-def test_online_experiment_goes_on_in_the_same_run(small_world, server):
-    _interrupted_and_gone_on("online")
+def test_online_experiment_goes_on_in_the_same_run(small_world, server, stop_after_one):
+    _interrupted_and_gone_on("online", stop_after_one)
     (run,) = server.runs.values()
     _check_whole(run.rows)
     assert '"trials":2' in run.summary

@@ -156,27 +156,27 @@ def test_no_level_is_denoised_twice(policy, make_counting, tmp_path):
         assert 0 < first.counted[0] == whole.counted[0] - rest.counted[0]
 
 
+def _check_going_on(make: Callable[[], Stream], folder: Path) -> None:
+    """Checks that Stream-T1 comes to the same video from any level on."""
+    whole, best, _ = _search(StreamT1(), make(), folder / "whole")
+    for count in range(HORIZON + 1):
+        journal = _first_files(folder / "whole", count, folder / str(count))
+        resumed, resumed_best, _ = _search(StreamT1(), make(), journal)
+        _assert_same(resumed, resumed_best, whole, best)
+        assert torch.equal(resumed_best.video, best.video)
+
+
 @pytest.mark.parametrize("positions", ["stream", "window"])
 def test_search_goes_on_where_the_prompt_changes_and_parents_take_turns(positions, make_counting, make_model, tmp_path):
     memory = replace(make_model().memory, positions=positions, sink_on_switch="rerun")
     model = replace(make_model(max_batch=1, memory=memory), prefix_budget=0)
     options = {"model": model, "prompt": "one, then @3 another", "long_window": 2}
-    whole, best, _ = _search(StreamT1(), make_counting(**options), tmp_path / "whole")
-    for count in range(HORIZON + 1):
-        folder = _first_files(tmp_path / "whole", count, tmp_path / str(count))
-        resumed, resumed_best, _ = _search(StreamT1(), make_counting(**options), folder)
-        _assert_same(resumed, resumed_best, whole, best)
-        assert torch.equal(resumed_best.video, best.video)
+    _check_going_on(lambda: make_counting(**options), tmp_path)
 
 
 def test_search_goes_on_after_given_chunks(make_counting, tmp_path):
-    options = {"given": torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(0))}
-    whole, best, _ = _search(StreamT1(), make_counting(**options), tmp_path / "whole")
-    for count in range(HORIZON + 1):
-        folder = _first_files(tmp_path / "whole", count, tmp_path / str(count))
-        resumed, resumed_best, _ = _search(StreamT1(), make_counting(**options), folder)
-        _assert_same(resumed, resumed_best, whole, best)
-        assert torch.equal(resumed_best.video, best.video)
+    given = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    _check_going_on(lambda: make_counting(given=given), tmp_path)
 
 
 def test_state_made_again_holds_what_it_held(make_counting, tmp_path):
