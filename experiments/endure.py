@@ -6,6 +6,7 @@ was finished, or written down in a journal, must stay as it is, and all results 
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import tyro
 
 from experiments.run import main as run
+from searchkit.journal_file import record_bounds
 
 PROMPTS = (
     "a fast blue circle moving left on a sand background",
@@ -36,10 +38,13 @@ POLL_SECONDS = 0.002
 
 
 class Written(NamedTuple):
-    """What a study has on disk: finished trials, and levels of unfinished ones, each with the number of its file."""
+    """What a study has on disk: finished trials, each with the number of its folder, and levels of unfinished ones.
+
+    levels: what is written of each, by trial and number; with its seconds, so that nothing is made twice alike.
+    """
 
     trials: dict[str, int]
-    levels: dict[str, int]
+    levels: dict[str, bytes]
 
 
 class Endured(NamedTuple):
@@ -121,29 +126,30 @@ def _kill(study: Sequence[str], out: Path, seconds: float) -> bool:
 def _written(out: Path) -> Written:
     trials = out / "trials"
     finished: dict[str, int] = {}
-    levels: dict[str, int] = {}
+    levels: dict[str, bytes] = {}
     for path in list(trials.iterdir()) if trials.is_dir() else []:
         if not path.name.startswith("."):
             finished[path.name] = path.stat().st_ino
         elif path.name.endswith(".unfinished"):
-            levels |= dict(_numbers(path))
+            levels |= dict(_levels(path))
     return Written(finished, levels)
 
 
-def _numbers(journal: Path) -> Iterator[tuple[str, int]]:
+def _levels(journal: Path) -> Iterator[tuple[str, bytes]]:
     try:
-        for path in journal.glob("[0-9]*.safetensors"):
-            yield f"{journal.name[1:].partition('.')[0]}/{path.name}", path.stat().st_ino
+        bounds, content = record_bounds(journal), journal.read_bytes()  # in this order: it may grow meanwhile
     except FileNotFoundError:  # the trial has been finished meanwhile
         return
+    for number, (start, end) in enumerate(itertools.pairwise(bounds)):
+        yield f"{journal.name[1:].partition('.')[0]}/{number}", content[start:end]
 
 
 def _check_kept(before: Written, after: Written) -> None:
-    """Checks that what was there is still the same file, or part of a trial that is finished now."""
+    """Checks that what was there is still the same, or part of a trial that is finished now."""
     for name, number in before.trials.items():
         assert after.trials.get(name) == number, f"trial {name} was lost or made twice"
-    for name, number in before.levels.items():
-        assert name.partition("/")[0] in after.trials or after.levels.get(name) == number, f"level {name} was lost"
+    for name, content in before.levels.items():
+        assert name.partition("/")[0] in after.trials or after.levels.get(name) == content, f"level {name} was lost"
 
 
 def _results(out: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     OUT/experiment.json             marks the folder, and says whose it is
     OUT/trials/HASH/trial.json      identity, result, what made it; video.mp4, clips/ and candidates.parquet beside it
-    OUT/trials/.HASH.unfinished/    the journal of a search that was not finished
+    OUT/trials/.HASH.unfinished     the journal of a search that was not finished
     OUT/scores/                     scores of candidates that may come again
     OUT/results.parquet             one row a trial
     OUT/candidates.parquet          one row a candidate
@@ -24,6 +24,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,11 +76,11 @@ class Folder:
 
     def place(self, trial: Trial) -> Path:
         """Returns where a trial's folder is, or will be."""
-        return self.path / "trials" / _hash(self._identity(trial))
+        return self._place(self._identity(trial))
 
     def journal(self, trial: Trial) -> Path:
         """Returns where a trial is written down until it is finished."""
-        return self._beside(trial, "unfinished")
+        return _beside(self.place(trial), "unfinished")
 
     def find(self, trial: Trial) -> Finished | None:
         """Returns the trial if it is done; one that is damaged is set aside, and is not done."""
@@ -105,7 +106,9 @@ class Folder:
         """
         from searchkit.video import write_video
 
-        folder, beside = self.place(trial), self._beside(trial, "stored")
+        identity = self._identity(trial)
+        folder = self._place(identity)
+        beside, journal = _beside(folder, "stored"), _beside(folder, "unfinished")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         try:
@@ -116,7 +119,7 @@ class Folder:
             write_candidates(beside / "candidates.parquet", outcome, folder.name)
             files = {str(path.relative_to(beside)): path.stat().st_size for path in beside.rglob("*") if path.is_file()}
             stored = {
-                "identity": self._identity(trial),
+                "identity": identity,
                 "result": _stored(outcome.result),
                 "pixels": fingerprint(outcome.pixels),
                 "made-with": outcome.made_with,
@@ -128,8 +131,9 @@ class Folder:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
-        for left in (beside, self.journal(trial)):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        with suppress(OSError):
+            journal.unlink()
         return Finished(trial=trial, result=outcome.result, folder=folder)
 
     @functools.cached_property
@@ -139,12 +143,8 @@ class Folder:
 
         return KnownScores(self.path / "scores", scored_by=_hash(self._shared))
 
-    def _beside(self, trial: Trial, what: str) -> Path:
-        place = self.place(trial)
-        return place.with_name(f".{place.name}.{what}")
-
     def _set_aside(self, folder: Path, damaged: str) -> None:
-        aside = folder.with_name(f".{folder.name}.damaged-{time.time_ns()}")
+        aside = _beside(folder, f"damaged-{time.time_ns()}")
         os.replace(folder, aside)
         log.warning(
             "trial folder %s is damaged (%s): it is set aside as %s, and the trial is run again",
@@ -171,6 +171,9 @@ class Folder:
             **settings,
         }
 
+    def _place(self, identity: Mapping[str, Any]) -> Path:
+        return self.path / "trials" / _hash(identity)
+
     def _identity(self, trial: Trial) -> dict[str, Any]:
         return {
             **self._shared,
@@ -180,6 +183,10 @@ class Folder:
             "prompt": trial.prompt,
             "seed": trial.seed,
         }
+
+
+def _beside(place: Path, what: str) -> Path:
+    return place.with_name(f".{place.name}.{what}")
 
 
 def default_path(preset: str, experiment: Experiment) -> Path:

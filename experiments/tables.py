@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,7 +59,7 @@ def _trial_row(one: Finished, folder: Path) -> dict[str, Any]:
         **with_nulls(result.facts),
         "passes": cost.passes,
         "seconds": cost.seconds,
-        **asdict(cost),
+        **vars(cost),
         "video": str(one.video.relative_to(folder)),
     }
 
@@ -84,7 +83,7 @@ def _candidate_rows(outcome: Outcome, trial: str) -> list[dict[str, Any]]:
             "lineage": [action.seed for action in record.lineage],
             "passes": record.cost.passes,
             "seconds": record.cost.seconds,
-            **asdict(record.cost),
+            **vars(record.cost),
             **outcome.sights.get(record.lineage, unseen)._asdict(),
         }
         for record in outcome.records

@@ -128,7 +128,7 @@ def run_trial(
 
     Args:
         on_chunk: told the number of chunks made so far after every level.
-        journal: folder from which a search goes on that was stopped, and where it is written down; None for neither.
+        journal: file from which a search goes on that was stopped, and where it is written down; None for neither.
         has_clips: whether to make pictures of the candidates.
 
     Raises:
@@ -187,7 +187,7 @@ def _search(
         if children:  # a policy may ask for none
             on_chunk(max(child.state.chunk for child in children))
 
-    journaled = None if journal is None else Journaled(stream, folder=journal)
+    journaled = None if journal is None else Journaled(stream, path=journal)
     if journaled is not None:
         journaled.observe, journaled.told = onlooker.look, onlooker.keep
     budgeted = Budgeted(journaled or stream, passes=experiment.max_passes, seconds=experiment.max_seconds)

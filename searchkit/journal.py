@@ -1,10 +1,7 @@
 """The journal of a search: what was tried and scored, on disk after every level, so that a stopped search goes on.
 
-    00000.safetensors    what the problem was asked for at first, and what came of it
-    00001.safetensors    ...
-
 A resumed search is the same policy with the same seed, and policies are deterministic. It asks for the same levels
-again and is answered from the files at once; where these end, the stream goes on. Only then the states that are gone
+again and is answered from the journal at once; where that ends, the stream goes on. Only then the states that are gone
 on from are made again, from their latents, each with all that lies before it: what deeper layers remember depends on
 chunks that have left the window.
 """
@@ -19,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
+import torch
+
 from searchkit.cost import Cost
-from searchkit.journal_file import Notes, Place, action_of, place_of, read_calls, read_latents, read_notes, write_calls
+from searchkit.journal_file import JournalFile, Place, action_of, place_of
 from searchkit.state import StreamState
 from searchkit.stream import Made, Stream
 from searchkit.types import Action, Child, Draft, Preview, Request, Scores, Whole
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Children = Sequence[Child[StreamState]]
+Notes = Mapping[str, "Tensor"]
+
+LATENTS, NOTE = "latents", "note."  # names of a record's tensors
 
 
 class Remembered:
@@ -83,29 +85,30 @@ class Journaled(Wrapper[StreamState]):
     """Writes every level down as soon as it is made, and answers from what is written as long as it is asked the same.
 
     Staged calls, of policies that prune while denoising, are written when candidates are finished. States are the
-    stream's own, or `Remembered` ones where they come from the files: `real` turns both into the stream's.
+    stream's own, or `Remembered` ones where they come from the journal: `real` turns both into the stream's.
 
     Attributes:
-        folder: of one search alone; files of another one are passed over.
+        path: a file of this search alone; what is of another one is passed over.
         observe: says what else to keep of new children, as tensors by names of its own.
         told: gets the children of every level, new or not, and what was kept of them.
-        num_remembered: levels and other calls that were answered from files so far.
+        num_remembered: levels and other calls that were answered from the journal so far.
     """
 
     problem: Stream = field(kw_only=False)
-    folder: Path
+    path: Path
     observe: Callable[[Children], Notes] | None = None
     told: Callable[[Children, Notes], None] | None = None
     num_remembered: int = field(default=0, init=False)
+    _file: JournalFile = field(init=False)
     _calls: list[dict[str, Any]] = field(default_factory=list, init=False)  # to be written with the next children
-    _left: list[dict[str, Any]] = field(default_factory=list, init=False)  # of the file that answers now
-    _answered: list[dict[str, Any]] = field(default_factory=list, init=False)  # by the same file
-    _next: int = field(default=0, init=False)  # file
-    _goes_on: bool = field(default=True, init=False)  # whether files still answer
+    _left: list[dict[str, Any]] = field(default_factory=list, init=False)  # of the record that answers now
+    _answered: list[dict[str, Any]] = field(default_factory=list, init=False)  # by the same record
+    _next: int = field(default=0, init=False)  # record
+    _goes_on: bool = field(default=True, init=False)  # whether records still answer
     _places: WeakKeyDictionary[StreamState, Place] = field(default_factory=WeakKeyDictionary, init=False)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file = JournalFile(self.path)
 
     def actions(self, state: StreamState, *, num: int, seed: int) -> Sequence[Action]:
         return self.problem.actions(state, num=num, seed=seed)
@@ -154,7 +157,7 @@ class Journaled(Wrapper[StreamState]):
             return [Whole(score, Cost(**cost)) for score, cost in found["wholes"]]
         wholes = self.problem.score_whole(self.real(states))
         self._calls.append({"kind": "whole", "asked": asked, "wholes": [(one.score, vars(one.cost)) for one in wholes]})
-        self._write()
+        self._write({})
         return wholes
 
     def real(self, states: Sequence[StreamState | Remembered]) -> list[StreamState]:
@@ -176,13 +179,13 @@ class Journaled(Wrapper[StreamState]):
         rows: dict[int, dict[int, dict[str, Any]]] = {}
         for place in places:
             while place is not None and place not in parents:
-                file, row = place
-                child = read_calls(self._path(file))[-1]["children"][row]
-                rows.setdefault(file, {})[row] = child
+                record, row = place
+                child = self._file.calls(record)[-1]["children"][row]
+                rows.setdefault(record, {})[row] = child
                 parents[place] = place = place_of(child["parent"])
         states: dict[Place, StreamState] = {None: self.problem.root}
-        for file in sorted(rows):
-            latents = read_latents(self._path(file))
+        for record in sorted(rows):
+            latents = self._file.tensors(record)[LATENTS]
             made = [
                 Made(
                     Request(states[place_of(child["parent"])], action_of(child["action"])),
@@ -190,10 +193,10 @@ class Journaled(Wrapper[StreamState]):
                     latents[row].clone(),
                     child["has_prefix"],
                 )
-                for row, child in rows[file].items()
+                for row, child in rows[record].items()
             ]
-            for row, state in zip(rows[file], self.problem.restore(made), strict=True):
-                states[file, row] = state
+            for row, state in zip(rows[record], self.problem.restore(made), strict=True):
+                states[record, row] = state
         return states
 
     def _recall(self, kind: str, asked: list[Any]) -> dict[str, Any] | None:
@@ -201,7 +204,7 @@ class Journaled(Wrapper[StreamState]):
         if not self._goes_on:
             return None
         if not self._left:
-            self._left, self._answered = read_calls(self._path(self._next)), []
+            self._left, self._answered = self._file.calls(self._next), []
             self._next += 1
         wanted = json.loads(json.dumps([kind, asked]))
         if self._left and [self._left[0]["kind"], self._left[0]["asked"]] == wanted:
@@ -212,29 +215,27 @@ class Journaled(Wrapper[StreamState]):
         return None
 
     def _forget_the_rest(self, *, is_expected: bool) -> None:
-        """Lets the stream go on, from the last file that was answered from to its end."""
+        """Lets the stream go on, from the last record that was answered from to its end."""
         self._goes_on = False
         self._next -= 1
-        self._calls = self._answered  # of a file that answered in part: it is written once more
+        self._calls = self._answered  # of a record that answered in part: it is written once more
         self._left = []
         if not is_expected:
             log.warning(
                 "journal %s holds another search from its level %d on, which is made anew: a policy must ask for the "
                 "same whenever it is given the same",
-                self.folder,
+                self.path,
                 self._next,
             )
-        for path in self.folder.glob("*.safetensors"):
-            if not path.stem.isdigit() or int(path.stem) >= self._next:
-                path.unlink()
+        self._file.cut(self._next)
 
     def _recalled_children(self, found: Mapping[str, Any], parents: Sequence[StreamState]) -> Children:
-        file = self._next - 1
+        record = self._next - 1
         children = []
         for row, (child, parent) in enumerate(zip(found["children"], parents, strict=True)):
             action, scores = action_of(child["action"]), Scores(*child["scores"])
             state = Remembered(
-                (file, row),
+                (record, row),
                 actions=(*parent.actions, action),
                 scores=(*parent.scores, scores),
                 leaving=child["leaving"],
@@ -242,7 +243,8 @@ class Journaled(Wrapper[StreamState]):
             )
             children.append(Child(cast(StreamState, state), scores, Cost(**child["cost"])))
         if self.told is not None:
-            self.told(children, read_notes(self._path(file)))
+            tensors = self._file.tensors(record)
+            self.told(children, {name.removeprefix(NOTE): one for name, one in tensors.items() if name != LATENTS})
         return children
 
     def _recalled_draft(self, request: Request[StreamState], made: Mapping[str, Any]) -> Draft[StreamState]:
@@ -266,7 +268,10 @@ class Journaled(Wrapper[StreamState]):
         self._calls.append({"kind": kind, "asked": asked, "children": rows})
         for row, child in enumerate(children):
             self._places[child.state] = (self._next, row)
-        self._write([child.state.last.latents for child in children if child.state.last], notes)
+        tensors = {NOTE + name: note for name, note in notes.items()}
+        if latents := [child.state.last.latents for child in children if child.state.last]:
+            tensors[LATENTS] = torch.stack(latents)
+        self._write(tensors)
         if self.told is not None:
             self.told(children, notes)
         return children
@@ -278,13 +283,10 @@ class Journaled(Wrapper[StreamState]):
         self._calls.append({"kind": kind, "asked": asked, "drafts": made, **others})
         return drafts
 
-    def _write(self, latents: Sequence[Tensor] = (), notes: Notes | None = None) -> None:
-        write_calls(self._path(self._next), self._calls, latents=latents, notes=notes)
+    def _write(self, tensors: Mapping[str, Tensor]) -> None:
+        self._file.append(self._calls, tensors)
         self._calls = []
         self._next += 1
-
-    def _path(self, file: int) -> Path:
-        return self.folder / f"{file:05}.safetensors"
 
     def _place(self, state: StreamState | Remembered) -> Place:
         if isinstance(state, Remembered):

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Pixels = NDArray[np.uint8]
+
+THREADED_HEIGHT = 240  # pixels; with smaller frames, handing them to threads takes longer than they do
 
 
 def to_pixels(video: Tensor) -> Pixels:
@@ -50,10 +51,10 @@ def write_video(path: str | Path, frames: Pixels, fps: int, *, crf: int = 16) ->
         with av.open(_located(path), "w", format="mp4") as container:
             stream: Any = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "ultrafast"})
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            to_yuv = VideoReformatter()  # one for all frames: each would make its own
-            for frame in frames:
-                seen = to_yuv.reformat(av.VideoFrame.from_ndarray(frame, format="rgb24"), format="yuv420p")
-                container.mux(stream.encode(seen))
+            if height < THREADED_HEIGHT:
+                stream.codec_context.thread_count = 1
+            for frame in np.ascontiguousarray(frames):
+                container.mux(stream.encode(av.VideoFrame.from_numpy_buffer(frame, format="rgb24")))
             container.mux(stream.encode())
     except av.FFmpegError as error:
         raise OSError(f"video {path} cannot be written: {error.strerror}") from error

@@ -54,11 +54,11 @@ class Maker:
             ValueError: the policy or a score is at fault; the trial is not named.
         """
         log.info("making %s", name_of(trial))
-        folder, experiment = self.folder, self.folder.experiment
+        folder, experiment, known = self.folder, self.folder.experiment, self.folder.known_scores
         teller = _Teller(tell=self.tell, check=self.check, num_chunks=experiment.num_chunks)
         try:
-            folder.known_scores.refresh()
-            stream = replace(self._stream(trial.prompt), told=teller.candidates, known=folder.known_scores)
+            known.refresh()
+            stream = replace(self._stream(trial.prompt), told=teller.candidates, known=known)
             outcome = run_trial(
                 experiment,
                 trial,
@@ -72,6 +72,8 @@ class Maker:
             if not (isinstance(error, ValueError) and is_ours(error)):
                 error.add_note(f"while making {name_of(trial)}")
             raise
+        finally:
+            known.save()
 
     def _stream(self, prompt: str) -> Stream:
         return world_of(self.folder.experiment).make_stream(self.folder.experiment, prompt, scorer=self.scorer)

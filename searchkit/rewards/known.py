@@ -8,9 +8,12 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from searchkit.rewards import View
 from searchkit.types import Scores
@@ -26,7 +29,8 @@ class Scored(NamedTuple):
 class KnownScores:
     """Scores by what was scored, in a folder that any number of processes share without locks.
 
-    Each process adds lines to a file of its own and reads everybody's. A line that was cut off is passed over.
+    Each process adds lines to a file of its own, when told to save, and reads everybody's when told to refresh. A line
+    that was cut off is passed over.
 
     Args:
         scored_by: names what gives the scores: the model that decodes, the rewards, and how candidates are decoded.
@@ -36,7 +40,9 @@ class KnownScores:
         self.folder = folder
         self._scored_by = scored_by
         self._known: dict[str, Scored] = {}
+        self._unsaved: dict[str, Scored] = {}
         self._read: dict[Path, int] = {}  # bytes of each file
+        self._digests: list[tuple[Tensor, str]] = []  # of the last level's chunks
         self._born = time.time_ns()
 
     @property
@@ -59,37 +65,51 @@ class KnownScores:
             self._known |= dict(_entries(whole.splitlines()))
 
     def complete(self, views: Sequence[View], score: Callable[[Sequence[View]], Sequence[Scored]]) -> list[Scored]:
-        """Returns the scores of all candidates, of which only those that are not known are scored.
-
-        Raises:
-            OSError: they cannot be written.
-        """
-        keys = [self._key(view) for view in views]
+        """Returns the scores of all candidates, of which only those that are not known are scored."""
+        keys = [self._key(view, digests) for view, digests in zip(views, self._digests_of(views), strict=True)]
         new = {key: view for key, view in zip(keys, views, strict=True) if key not in self._known}
         found = dict(zip(new, score(list(new.values())), strict=True)) if new else {}
         whole = [found[key] if key in found else self._known[key] for key in keys]
-        self._add({key: one for key, one in found.items() if all(map(math.isfinite, one.scores))})
+        finite = {key: one for key, one in found.items() if all(map(math.isfinite, one.scores))}
+        self._known |= finite
+        self._unsaved |= finite
         return whole
 
-    def _add(self, found: Mapping[str, Scored]) -> None:
-        self._known |= found
-        if not found:
+    def save(self) -> None:
+        """Adds what was found since the last time to the folder.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if not self._unsaved:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps([key, *one.scores, one.seconds]) + "\n" for key, one in found.items())
+        lines = (json.dumps([key, *one.scores, one.seconds]) + "\n" for key, one in self._unsaved.items())
         with self._own.open("a", encoding="utf-8") as file:
             file.write("".join(lines))
+        self._unsaved = {}
 
-    def _key(self, view: View) -> str:
+    def _digests_of(self, views: Sequence[View]) -> list[list[str]]:
+        """Returns the digests of candidates' chunks, most of which they share, or had parents alone the last time."""
+        distinct = {id(latents): latents for view in views for latents in view.latents}
+        digests = {id(latents): digest for latents, digest in self._digests}
+        digests |= {key: _digest(latents) for key, latents in distinct.items() if key not in digests}
+        self._digests = [(latents, digests[key]) for key, latents in distinct.items()]
+        return [[digests[id(latents)] for latents in view.latents] for view in views]
+
+    def _key(self, view: View, digests: Sequence[str]) -> str:
         """Returns a name of what is scored: the window's latents stand for its frames, which are decoded from them.
 
         Frames depend on the chunks before the window, too; but so do the latents, down to their last digit.
         """
         lengths = [len(frames) for frames in (*view.window, view.newest)]
-        digest = hashlib.sha256(json.dumps([self._scored_by, view.prompt, lengths]).encode())
-        for latents in view.latents:
-            digest.update(latents.cpu().contiguous().numpy().data)
-        return digest.hexdigest()[:32]
+        content = json.dumps([self._scored_by, view.prompt, lengths, *digests])
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _digest(latents: Tensor) -> str:
+    content = latents.cpu().contiguous().view(torch.uint8)  # numpy has no bfloat16
+    return hashlib.sha256(content.numpy().data).hexdigest()
 
 
 def _entries(lines: Iterable[bytes]) -> Iterable[tuple[str, Scored]]:

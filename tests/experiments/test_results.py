@@ -372,7 +372,8 @@ def test_damaged_trial_is_set_aside_and_made_again(damage, tmp_path, caplog):
 def test_trial_that_cannot_be_written_leaves_nothing_but_its_journal(tmp_path, monkeypatch):
     folder = _make_folder(tmp_path / "x")
     trial = EXPERIMENT.trials[0]
-    folder.journal(trial).mkdir(parents=True)
+    folder.journal(trial).parent.mkdir(parents=True)
+    folder.journal(trial).touch()
 
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,7 +1,6 @@
 """A search that was stopped anywhere goes on to the same result, and makes nothing twice."""
 
 import random
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from policies import BeamSearch, BestOfN, BestOfNPerChunk, FrontLoading, Greedy,
 from searchkit.cost import Cost, total
 from searchkit.fusion import RewardRouting
 from searchkit.journal import Journaled, Remembered
+from searchkit.journal_file import JournalFile, record_bounds
 from searchkit.stream import Draft, Stream
 from searchkit.types import Policy, Record, Request, SearchOutput, SearchProblem
 from searchkit.wrappers import Budgeted
@@ -75,9 +75,9 @@ def make_counting(make_model: Callable[..., Any], scorer: Any) -> Callable[..., 
     return make
 
 
-def _search(policy: Policy, stream: Stream, folder: Path) -> tuple[SearchOutput, Any, Journaled]:
+def _search(policy: Policy, stream: Stream, path: Path) -> tuple[SearchOutput, Any, Journaled]:
     """Returns what a journaled search gives, its best state as the stream's, and the journal."""
-    problem = Journaled(stream, folder=folder)
+    problem = Journaled(stream, path=path)
     output = policy(problem, seed=1)
     [best] = problem.real([output.best])
     return output, best, problem
@@ -96,10 +96,8 @@ def _assert_same(output: SearchOutput, best: Any, other: SearchOutput, other_bes
     assert best.actions == other_best.actions and best.scores == other_best.scores
 
 
-def _first_files(journal: Path, count: int, to: Path) -> Path:
-    to.mkdir()
-    for path in sorted(journal.iterdir())[:count]:
-        shutil.copy(path, to)
+def _first_records(journal: Path, count: int, to: Path) -> Path:
+    to.write_bytes(journal.read_bytes()[: record_bounds(journal)[count]])
     return to
 
 
@@ -109,16 +107,16 @@ def test_search_goes_on_from_any_level_to_the_same_result(policy, make_counting,
     whole, best, journal = _search(policy, make_counting(), tmp_path / "whole")
     _assert_same(whole, best, plain, plain.best)
     assert not journal.num_remembered
-    files = sorted((tmp_path / "whole").iterdir())
-    assert len(files) >= HORIZON
-    for count in range(len(files) + 1):
+    num_records = len(record_bounds(tmp_path / "whole")) - 1
+    assert num_records >= HORIZON
+    for count in range(num_records + 1):
         stream = make_counting()
-        folder = _first_files(tmp_path / "whole", count, tmp_path / str(count))
-        resumed, resumed_best, journal = _search(policy, stream, folder)
+        path = _first_records(tmp_path / "whole", count, tmp_path / str(count))
+        resumed, resumed_best, journal = _search(policy, stream, path)
         _assert_same(resumed, resumed_best, whole, best)
         assert (journal.num_remembered > 0) == (count > 0)
-        assert sorted(path.name for path in folder.iterdir()) == [path.name for path in files]
-        if count == len(files):
+        assert len(record_bounds(path)) == num_records + 1
+        if count == num_records:
             assert stream.counted == [0]
 
 
@@ -128,10 +126,10 @@ class _Killed(Exception):
 
 @pytest.mark.parametrize("limit", ["passes", "seconds"])
 def test_budget_ends_a_search_that_goes_on_where_it_ended_the_first(limit, make_counting, tmp_path):
-    full = BeamSearch()(Journaled(make_counting(), folder=tmp_path), seed=1)
+    full = BeamSearch()(Journaled(make_counting(), path=tmp_path / "x"), seed=1)
     spent = total(record.cost for record in full.records if record.chunk < 3)
     stream = make_counting()
-    budgeted = Budgeted(Journaled(stream, folder=tmp_path), **{limit: getattr(spent, limit) - 1e-6})
+    budgeted = Budgeted(Journaled(stream, path=tmp_path / "x"), **{limit: getattr(spent, limit) - 1e-6})
     output = BeamSearch()(budgeted, seed=1)
     assert output.records == full.records[: len(output.records)] and output.best.chunk == 3
     assert total(record.cost for record in output.records) == spent
@@ -149,10 +147,10 @@ def test_no_level_is_denoised_twice(policy, make_counting, tmp_path):
             if next(levels) == last:
                 raise _Killed
 
-        first, rest, folder = make_counting(), make_counting(), tmp_path / str(num_levels)
+        first, rest, path = make_counting(), make_counting(), tmp_path / str(num_levels)
         with pytest.raises(_Killed):
-            policy(Journaled(first, folder=folder, told=kill), seed=1)
-        _search(policy, rest, folder)
+            policy(Journaled(first, path=path, told=kill), seed=1)
+        _search(policy, rest, path)
         assert 0 < first.counted[0] == whole.counted[0] - rest.counted[0]
 
 
@@ -160,7 +158,7 @@ def _check_going_on(make: Callable[[], Stream], folder: Path) -> None:
     """Checks that Stream-T1 comes to the same video from any level on."""
     whole, best, _ = _search(StreamT1(), make(), folder / "whole")
     for count in range(HORIZON + 1):
-        journal = _first_files(folder / "whole", count, folder / str(count))
+        journal = _first_records(folder / "whole", count, folder / str(count))
         resumed, resumed_best, _ = _search(StreamT1(), make(), journal)
         _assert_same(resumed, resumed_best, whole, best)
         assert torch.equal(resumed_best.video, best.video)
@@ -180,8 +178,8 @@ def test_search_goes_on_after_given_chunks(make_counting, tmp_path):
 
 
 def test_state_made_again_holds_what_it_held(make_counting, tmp_path):
-    _, best, _ = _search(StreamT1(), make_counting(), tmp_path)
-    _, again, journal = _search(StreamT1(), make_counting(), tmp_path)
+    _, best, _ = _search(StreamT1(), make_counting(), tmp_path / "x")
+    _, again, journal = _search(StreamT1(), make_counting(), tmp_path / "x")
     assert journal.num_remembered > HORIZON  # the final pick, too
     assert again is not best
     for name in ("frames", "decoder_cache"):
@@ -196,14 +194,14 @@ def test_state_made_again_holds_what_it_held(make_counting, tmp_path):
 
 def test_remembered_states_tell_policies_what_the_streams_own_tell(make_counting, tmp_path):
     stream = make_counting()
-    problem = Journaled(stream, folder=tmp_path)
+    problem = Journaled(stream, path=tmp_path / "x")
     state = problem.root
     seen = []
     for _ in range(HORIZON):
         [child] = problem.expand([Request(state, problem.actions(state, num=1, seed=0)[0])])
         state = child.state
         seen.append((state.chunk, state.actions, state.scores, state.leaving))
-    problem, state = Journaled(stream, folder=tmp_path), stream.root
+    problem, state = Journaled(stream, path=tmp_path / "x"), stream.root
     for expected in seen:
         [child] = problem.expand([Request(state, problem.actions(state, num=1, seed=0)[0])])
         state = child.state
@@ -230,29 +228,49 @@ def test_policy_may_look_at_whatever_a_stream_has(make_counting, tmp_path):
 
     policy = Looks(num_candidates=2)
     whole, best, _ = _search(policy, make_counting(), tmp_path / "whole")
-    resumed, again, journal = _search(policy, make_counting(), _first_files(tmp_path / "whole", 4, tmp_path / "cut"))
+    resumed, again, journal = _search(policy, make_counting(), _first_records(tmp_path / "whole", 4, tmp_path / "cut"))
     assert journal.num_remembered == 4
     _assert_same(resumed, again, whole, best)
     with pytest.raises(AttributeError, match="no attribute 'colour'"):
         _ = Remembered(None, actions=(), scores=(), leaving=None, again=lambda states: [best]).colour
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "missing", "other-format"])
-def test_damaged_file_ends_the_journal_there(damage, make_counting, tmp_path, monkeypatch):
-    whole, best, _ = _search(BeamSearch(), make_counting(), tmp_path)
-    files = sorted(tmp_path.iterdir())
+@pytest.mark.parametrize("damage", ["truncated", "no-json", "other-format"])
+def test_damaged_record_ends_the_journal_there(damage, make_counting, tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    whole, best, _ = _search(BeamSearch(), make_counting(), path)
+    bounds, content = record_bounds(path), path.read_bytes()
     match damage:
         case "truncated":
-            files[2].write_bytes(files[2].read_bytes()[:200])
-        case "empty":
-            files[2].write_bytes(b"")
-        case "missing":
-            files[2].unlink()
+            path.write_bytes(content[: bounds[3] - 1])
+        case "no-json":
+            path.write_bytes(content[: bounds[2] + 20] + b"]" + content[bounds[2] + 21 :])
         case "other-format":
             monkeypatch.setattr("searchkit.journal_file.FORMAT", 0)
-    resumed, resumed_best, journal = _search(BeamSearch(), make_counting(), tmp_path)
+    resumed, resumed_best, journal = _search(BeamSearch(), make_counting(), path)
     _assert_same(resumed, resumed_best, whole, best)
     assert journal.num_remembered == (0 if damage == "other-format" else 2)
+    assert len(record_bounds(path)) == len(bounds)
+
+
+def test_records_give_back_what_they_hold(tmp_path):
+    tensors = {
+        "half": torch.randn(2, 3, 4).bfloat16(),
+        "strided": torch.arange(12.0).view(3, 4).T,
+        "none": torch.zeros(0, 3),
+        "one": torch.tensor(2**40),
+    }
+    file = JournalFile(tmp_path / "deep" / "x")
+    file.append([{"kind": "first"}], tensors)
+    file.append([{"kind": "second"}], {})
+    for each in (file, JournalFile(tmp_path / "deep" / "x")):
+        assert [each.calls(record) for record in range(3)] == [[{"kind": "first"}], [{"kind": "second"}], []]
+        found = each.tensors(0)
+        assert found.keys() == tensors.keys() and each.tensors(1) == {}
+        for name, tensor in tensors.items():
+            assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
+    file.cut(1)
+    assert file.calls(1) == [] == JournalFile(tmp_path / "deep" / "x").calls(1) and file.calls(0)
 
 
 def test_policy_that_asks_for_something_else_goes_on_from_there(make_counting, tmp_path, caplog):
@@ -264,7 +282,7 @@ def test_policy_that_asks_for_something_else_goes_on_from_there(make_counting, t
     assert not journal.num_remembered and "holds another search from its level 0 on" in caplog.text
 
 
-def test_file_that_answers_in_part_is_written_whole(make_counting, tmp_path, caplog):
+def test_record_that_answers_in_part_is_written_whole(make_counting, tmp_path, caplog):
     """Two prunings whose stages begin alike: what the second one writes serves it the next time."""
     _search(PreviewPruning(children=4, preview_passes=1), make_counting(horizon=1), tmp_path / "x")
 
@@ -301,23 +319,16 @@ def test_notes_are_taken_once_and_told_every_time(make_counting, tmp_path):
         def tell(children: Any, notes: Any, heard: list[tuple[Any, float]] = heard) -> None:
             heard += [(one.state.actions, float(note)) for one, note in zip(children, notes["bright"], strict=True)]
 
-        BeamSearch()(Journaled(make_counting(), folder=tmp_path, observe=observe, told=tell), seed=0)
+        BeamSearch()(Journaled(make_counting(), path=tmp_path / "x", observe=observe, told=tell), seed=0)
     assert looks == [4] * HORIZON
     assert told[0] == told[1] and len(told[0]) == 4 * HORIZON
 
 
 def test_journal_of_random_stops_comes_to_the_same_end(make_counting, tmp_path):
-    """Files that are cut off at random places, again and again, until the search is done."""
-    drawn = random.Random(0)
-    whole, best, _ = _search(StreamT1(), make_counting(), tmp_path / "whole")
+    """A file that is cut off at random places, again and again."""
+    drawn, path = random.Random(0), tmp_path / "x"
+    whole, best, _ = _search(StreamT1(), make_counting(), path)
     for _ in range(12):
-        _search(StreamT1(), make_counting(), tmp_path / "x")
-        files = sorted((tmp_path / "x").iterdir())
-        first = drawn.randrange(len(files))
-        for path in files[first:]:
-            if drawn.random() < 0.5:
-                path.unlink()
-            else:
-                path.write_bytes(path.read_bytes()[: drawn.randrange(path.stat().st_size)])
-        resumed, resumed_best, _ = _search(StreamT1(), make_counting(), tmp_path / "x")
+        path.write_bytes(path.read_bytes()[: drawn.randrange(path.stat().st_size)])
+        resumed, resumed_best, _ = _search(StreamT1(), make_counting(), path)
         _assert_same(resumed, resumed_best, whole, best)
