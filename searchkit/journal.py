@@ -13,10 +13,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 
 from searchkit.cost import Cost
 from searchkit.journal_file import JournalFile, Place, action_of, place_of
@@ -25,13 +26,10 @@ from searchkit.stream import Made, Stream
 from searchkit.types import Action, Child, Draft, Preview, Request, Scores, Whole
 from searchkit.wrappers import Wrapper
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 log = logging.getLogger(__name__)
 
 Children = Sequence[Child[StreamState]]
-Notes = Mapping[str, "Tensor"]
+Notes = Mapping[str, Tensor]
 
 LATENTS, NOTE = "latents", "note."  # names of a record's tensors
 
