@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments.engines.making import Maker
-from experiments.engines.pool import Died, Word
+from experiments.engines.pool import ENDS, Died, Word
 from experiments.engines.worker import Line, Setup, Surroundings, serve
 from experiments.failures import Fault, fault_of
 from experiments.interrupts import Stopped
+from experiments.progress import Place
 from experiments.results import MARKER, Folder
 from experiments.worlds import world_of
 
@@ -27,9 +28,14 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
+TELL_SECONDS = 0.25  # between two places that are told, and after which a request to stop is noticed
+
 
 class WorkerActor:
     """Makes trials in a thread, and says how far they are.
+
+    A call listens to what it says, in the actor's first thread, and lasts as long as the trial: between calls Ray
+    wakes that thread a hundred times a second, and each time it asks for the interpreter's lock, which a trial holds.
 
     Args:
         setup: pickled, as it may hold classes of the user's own, to be found in the surroundings.
@@ -41,25 +47,44 @@ class WorkerActor:
         self._setup = setup
         self._rewards = rewards
         self._line = _Queues()
+        self._end: Word | None = None
 
-    def words(self) -> Iterator[Word]:
-        """Yields all that the worker says, to the end."""
+    def start(self) -> Iterator[Word]:
+        """Loads the models; yields what the worker says until it is ready."""
         try:
             setup = _unpacked(self._surroundings, self._setup)
         except OSError as error:
             yield Died(f"does not see the experiment on {os.uname().nodename} ({error}): one file system for all nodes")
             return
         threading.Thread(target=self._serve, args=(setup,), daemon=True).start()
-        while (word := self._line.words.get()) is not None:
-            yield word
+        yield from self.words()
 
-    def take(self, trial: bytes) -> None:
-        """Gives it a trial."""
-        self._line.trials.put(trial)
+    def make(self, trial: bytes) -> Iterator[Word]:
+        """Makes a trial; yields what the worker says until that has ended."""
+        self._end = None
+        self._line.give(trial)
+        yield from self.words()
 
-    def stop(self) -> None:
-        """Lets it leave its trial after the chunk in work."""
-        self._line.stop.set()
+    def words(self) -> Iterator[Word]:
+        """Goes on with what a cancelled call has left; to cancel one asks the worker to leave its trial after a chunk.
+
+        What a call says after it was cancelled does not arrive: the last word is said again.
+        """
+        import ray
+
+        is_cancelled = ray.get_runtime_context().is_canceled
+        try:
+            while self._end is None and not is_cancelled():
+                word = self._line.hear(TELL_SECONDS)
+                if isinstance(word, ENDS):
+                    self._end = word
+                elif word is not None:
+                    yield word  # where Ray leaves a cancelled call
+        finally:
+            if self._end is None:
+                self._line.stop.set()
+        if self._end is not None:
+            yield self._end
 
     def _serve(self, setup: Setup) -> None:
         try:
@@ -67,7 +92,7 @@ class WorkerActor:
         except Exception as error:
             self._line.send(Died(f"could not start: {type(error).__name__}: {error}"))
         finally:
-            self._line.words.put(None)
+            self._line.send(Died("left"))
 
     def _load_maker(self, folder: Folder, line: Line) -> Maker:
         scorer = None if self._rewards is None else RemoteScorer(self._rewards)
@@ -145,19 +170,35 @@ def _unpacked(surroundings: Surroundings, setup: bytes) -> Setup:
 
 
 class _Queues:
-    """A worker's line, within its process."""
+    """A worker's line, within its process; of places only the newest waits, as words are dear to Ray."""
 
     def __init__(self) -> None:
-        self.trials: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self.words: queue.SimpleQueue[Word | None] = queue.SimpleQueue()
+        self._trials: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._words: queue.SimpleQueue[Word] = queue.SimpleQueue()
+        self._place: Place | None = None
         self.stop = threading.Event()
 
+    def give(self, trial: bytes) -> None:
+        self._place = None  # that of the trial before
+        self._trials.put(trial)
+
+    def hear(self, seconds: float) -> Word | None:
+        """Returns the next word; after so many seconds without one the newest place, None where that was told."""
+        try:
+            return self._words.get(timeout=seconds)
+        except queue.Empty:
+            place, self._place = self._place, None
+            return place
+
     def receive(self) -> bytes | None:
-        return self.trials.get()
+        return self._trials.get()
 
     def check(self) -> None:
         if self.stop.is_set():
             raise Stopped
 
     def send(self, word: Word) -> None:
-        self.words.put(word)
+        if isinstance(word, Place):
+            self._place = word
+        else:
+            self._words.put(word)

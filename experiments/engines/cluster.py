@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from experiments.config import Execution, Trial
 from experiments.engines import num_cores
 from experiments.engines.actors import RewardActor, WorkerActor
-from experiments.engines.pool import Died, Word, make_in_pool
+from experiments.engines.pool import ENDS, Died, Word, make_in_pool
 from experiments.engines.work import Work
 from experiments.engines.worker import THREAD_VARIABLES, Setup, Surroundings
 from experiments.failures import Failure
@@ -37,6 +37,10 @@ QUIET = {
 LOCAL = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # also on Linux, it keeps a cluster off all other networks
     "RAY_worker_niceness": "0",  # Ray's own 15 would let whatever else runs here go first
+}
+UNREAD = {  # workers' logs, which a process would look for ten times a second
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+    "LOG_NAME_UPDATE_INTERVAL_S": "3600",
 }
 REWARD_RESTARTS = 3  # of a reward worker that died; a score is asked for again
 
@@ -97,11 +101,11 @@ def connected(execution: Execution) -> Iterator[Any]:
     address = execution.ray_address or os.environ.get(ADDRESS) or "local"
     if address not in NAMED:
         _check_reached(address)
-    ray = _import_ray(is_local=address == "local")
+    is_chatty = execution.log_level == "debug"
+    ray = _import_ray(is_local=address == "local", is_chatty=is_chatty)
     if ray.is_initialized():  # by whoever called: it stays theirs
         yield ray
         return
-    is_chatty = execution.log_level == "debug"
     ray._private.worker._worker_logs_enabled = is_chatty  # nothing else silences what nodes say of workers that die
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -139,8 +143,8 @@ def _hint() -> str:
     return "" if AUTH_MODE in os.environ else f"; a cluster that asks for a token needs {AUTH_MODE}=token here, too"
 
 
-def _import_ray(*, is_local: bool) -> Any:
-    for name, value in (QUIET | LOCAL if is_local else QUIET).items():
+def _import_ray(*, is_local: bool, is_chatty: bool) -> Any:
+    for name, value in (QUIET | (LOCAL if is_local else {}) | ({} if is_chatty else UNREAD)).items():
         os.environ.setdefault(name, value)
     try:
         import ray
@@ -170,7 +174,7 @@ def _wants_gpu(work: Work) -> bool:
 
 
 class _Hand(NamedTuple):
-    """An actor, and what it says."""
+    """An actor, and what it says; None while it has nothing to do."""
 
     actor: Any
     words: Any
@@ -184,7 +188,7 @@ class _Actors:
         surroundings = Surroundings.of_this_process(execution.threads)
         self._start = surroundings, pickle.dumps(Setup(work.folder, execution.log_level))
         self._hands: dict[int, _Hand] = {}
-        self._kind = ray.remote(WorkerActor).options(max_concurrency=2, max_restarts=0, **room.taken)
+        self._kind = ray.remote(WorkerActor).options(max_restarts=0, **room.taken)
         self._rewards: list[Any] = []
         if execution.reward_placement == "own":
             kind = ray.remote(RewardActor).options(
@@ -200,30 +204,33 @@ class _Actors:
     def hire(self, worker: int) -> None:
         rewards = self._rewards[worker % len(self._rewards)] if self._rewards else None
         actor = self._kind.remote(*self._start, rewards)
-        self._hands[worker] = _Hand(actor, actor.words.remote())
+        self._hands[worker] = _Hand(actor, actor.start.remote())
 
     def give(self, worker: int, trial: Trial) -> None:
-        self._hands[worker].actor.take.remote(pickle.dumps(trial))
+        actor = self._hands[worker].actor
+        self._hands[worker] = _Hand(actor, actor.make.remote(pickle.dumps(trial)))
 
     def hear(self, seconds: float) -> Iterator[tuple[int, Word]]:
-        speaking = {hand.words: worker for worker, hand in self._hands.items()}
+        speaking = {hand.words: worker for worker, hand in self._hands.items() if hand.words is not None}
         ready, _ = self._ray.wait(list(speaking), num_returns=1, timeout=seconds)
         for words in ready:
             worker = speaking[words]
             try:
                 word = self._ray.get(next(words))
-            except StopIteration:
-                word = Died("left")
             except self._ray.exceptions.RayError as error:
                 logging.getLogger(__name__).info("worker %d: %s", worker, error)
                 word = Died(_end_of(error))
             if isinstance(word, Died):
                 self._ray.kill(self._hands.pop(worker).actor)
+            elif isinstance(word, ENDS):
+                self._hands[worker] = self._hands[worker]._replace(words=None)
             yield worker, word
 
     def stop(self) -> None:
-        for hand in self._hands.values():
-            hand.actor.stop.remote()
+        for worker, (actor, words) in self._hands.items():
+            if words is not None:
+                self._ray.cancel(words, recursive=False)  # what it asks of a reward is still needed
+                self._hands[worker] = _Hand(actor, actor.words.remote())
 
 
 def _end_of(error: Exception) -> str:

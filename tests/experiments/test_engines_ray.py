@@ -85,7 +85,7 @@ def test_rewards_of_their_own_score_the_same_and_what_fails_is_recorded(own_modu
 
 def test_interrupted_cluster_ends_after_its_chunk(own_module, capsys):
     Path("engine.pid").write_text(str(os.getpid()))
-    line = [*_line(own_module, "interrupt", num_chunks=6), "--seeds", *map(str, range(9)), "--out", "x"]
+    line = [*_line(own_module, "interrupt", num_chunks=20), "--seeds", *map(str, range(9)), "--out", "x"]
     assert main([*line, "--engine", "ray", "--workers", "1"]) == 130
     printed = capsys.readouterr()
     assert PROMISE in printed.out and "the same command goes on" in printed.err
