@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-TELL_SECONDS = 0.25  # between two places that are told, and after which a request to stop is noticed
+TELL_SECONDS = 0.5  # between two places that are told, and after which a request to stop is noticed
 
 
 class WorkerActor:
