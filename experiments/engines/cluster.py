@@ -42,6 +42,7 @@ UNREAD = {  # workers' logs, which a process would look for ten times a second
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
     "LOG_NAME_UPDATE_INTERVAL_S": "3600",
 }
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}  # that of a worker's trial, a thread, would be given back and taken all the time
 REWARD_RESTARTS = 3  # of a reward worker that died; a score is asked for again
 
 
@@ -156,7 +157,7 @@ def _import_ray(*, is_local: bool, is_chatty: bool) -> Any:
 def _environment(execution: Execution) -> dict[str, str]:
     """Returns variables of the workers: what this process imports they import, too."""
     threads = dict.fromkeys(THREAD_VARIABLES, str(execution.threads))
-    return threads | QUIET | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    return threads | QUIET | ONE_ARENA | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
 
 
 def _local_options(execution: Execution) -> dict[str, Any]:
