@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments.engines.making import Maker
-from experiments.engines.pool import ENDS, Died, Word
+from experiments.engines.pool import ENDS, Died, Left, Word
 from experiments.engines.worker import Line, Setup, Surroundings, serve
 from experiments.failures import Fault, fault_of
 from experiments.interrupts import Stopped
@@ -47,6 +47,7 @@ class WorkerActor:
         self._setup = setup
         self._rewards = rewards
         self._line = _Queues()
+        self._num_trials = 0
         self._end: Word | None = None
 
     def start(self) -> Iterator[Word]:
@@ -57,32 +58,38 @@ class WorkerActor:
             yield Died(f"does not see the experiment on {os.uname().nodename} ({error}): one file system for all nodes")
             return
         threading.Thread(target=self._serve, args=(setup,), daemon=True).start()
-        yield from self.words()
+        yield from self._words()
 
     def make(self, trial: bytes) -> Iterator[Word]:
         """Makes a trial; yields what the worker says until that has ended."""
+        self._num_trials += 1
         self._end = None
         self._line.give(trial)
-        yield from self.words()
+        yield from self._words()
 
-    def words(self) -> Iterator[Word]:
-        """Goes on with what a cancelled call has left; to cancel one asks the worker to leave its trial after a chunk.
+    def leave(self, num_trials: int) -> Iterator[Word]:
+        """Leaves a trial after the chunk in work, once its call is cancelled; yields what the worker says until then.
 
-        What a call says after it was cancelled does not arrive: the last word is said again.
+        Nothing that a cancelled call says arrives: the last word is said again.
+
+        Args:
+            num_trials: given to the worker so far, this one included.
         """
+        self._line.stop.set()
+        if self._num_trials < num_trials:  # cancelled before it had begun
+            self._end = Left()
+        yield from self._words()
+
+    def _words(self) -> Iterator[Word]:
         import ray
 
         is_cancelled = ray.get_runtime_context().is_canceled
-        try:
-            while self._end is None and not is_cancelled():
-                word = self._line.hear(TELL_SECONDS)
-                if isinstance(word, ENDS):
-                    self._end = word
-                elif word is not None:
-                    yield word  # where Ray leaves a cancelled call
-        finally:
-            if self._end is None:
-                self._line.stop.set()
+        while self._end is None and not is_cancelled():
+            word = self._line.hear(TELL_SECONDS)
+            if isinstance(word, ENDS):
+                self._end = word
+            elif word is not None:
+                yield word
         if self._end is not None:
             yield self._end
 

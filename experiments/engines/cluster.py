@@ -175,10 +175,11 @@ def _wants_gpu(work: Work) -> bool:
 
 
 class _Hand(NamedTuple):
-    """An actor, and what it says; None while it has nothing to do."""
+    """An actor, what it says (None while it has nothing to do), and the number of trials that it was given."""
 
     actor: Any
     words: Any
+    num_trials: int = 0
 
 
 class _Actors:
@@ -208,8 +209,8 @@ class _Actors:
         self._hands[worker] = _Hand(actor, actor.start.remote())
 
     def give(self, worker: int, trial: Trial) -> None:
-        actor = self._hands[worker].actor
-        self._hands[worker] = _Hand(actor, actor.make.remote(pickle.dumps(trial)))
+        actor, _, num_trials = self._hands[worker]
+        self._hands[worker] = _Hand(actor, actor.make.remote(pickle.dumps(trial)), num_trials + 1)
 
     def hear(self, seconds: float) -> Iterator[tuple[int, Word]]:
         speaking = {hand.words: worker for worker, hand in self._hands.items() if hand.words is not None}
@@ -228,10 +229,10 @@ class _Actors:
             yield worker, word
 
     def stop(self) -> None:
-        for worker, (actor, words) in self._hands.items():
+        for worker, (actor, words, num_trials) in self._hands.items():
             if words is not None:
                 self._ray.cancel(words, recursive=False)  # what it asks of a reward is still needed
-                self._hands[worker] = _Hand(actor, actor.words.remote())
+                self._hands[worker] = _Hand(actor, actor.leave.remote(num_trials), num_trials)
 
 
 def _end_of(error: Exception) -> str:

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 from experiments.config import Execution
+from experiments.engines.actors import WorkerActor
+from experiments.engines.cluster import connected, room_of
+from experiments.engines.pool import Left
+from experiments.engines.worker import Surroundings
 from experiments.interrupts import PROMISE
 from experiments.run import main
 
-pytest.importorskip("ray")
-
-from experiments.engines.cluster import connected, room_of
+ray = pytest.importorskip("ray")
 
 PROMPT = "a fast red circle moving left on a sand background"
 RAY = ["--engine", "ray", "--workers", "2"]
@@ -90,6 +92,15 @@ def test_interrupted_cluster_ends_after_its_chunk(own_module, capsys):
     printed = capsys.readouterr()
     assert PROMISE in printed.out and "the same command goes on" in printed.err
     assert len(list(Path("x/trials").glob("*/trial.json"))) == 1 and _attempts() == {0: 1, 1: 1}
+
+
+def test_trial_cancelled_before_its_worker_has_taken_it_is_left():
+    actor = ray.remote(WorkerActor).remote(Surroundings.of_this_process(threads=1), b"", None)
+    ray.cancel(actor.make.remote(b""), recursive=False)  # the actor still starts
+    words = actor.leave.remote(1)
+    ready, _ = ray.wait([words], timeout=30.0)
+    assert ready and [ray.get(word) for word in words] == [Left()]
+    ray.kill(actor)
 
 
 @pytest.mark.parametrize(
