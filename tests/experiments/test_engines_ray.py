@@ -4,6 +4,8 @@ Starting a cluster takes seconds, so that the tests share one.
 """
 
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import duckdb
 import numpy as np
 import pytest
 
+from experiments.benchmark import standing
 from experiments.config import Execution
 from experiments.engines.actors import WorkerActor
 from experiments.engines.cluster import connected, room_of
@@ -117,6 +120,15 @@ def test_trial_cancelled_before_its_worker_has_taken_it_is_left():
 def test_workers_fit_the_cluster(resources, options, wants_gpu, taken, num):
     room = room_of(resources, Execution(engine="ray", **options), wants_gpu=wants_gpu)
     assert room.num == num and taken in (None, room.taken)
+
+
+def test_cost_of_sleeping_workers_counts_every_process_of_this_one(monkeypatch):
+    monkeypatch.setattr(standing, "SETTLE_SECONDS", 0.5)
+    quiet = standing.standing_cost(2, 1.0)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        loud = standing.standing_cost(2, 1.0)
+        busy.kill()
+    assert 0 < quiet < loud
 
 
 def test_cluster_without_room_is_refused():
