@@ -13,7 +13,7 @@ import tyro
 from experiments.config import Execution
 from experiments.engines.cluster import connected
 
-SETTLE_SECONDS = 10.0  # after which a cluster has started all that it starts
+SETTLE_SECONDS = 10.0  # after workers have started, for what the cluster still has to do
 
 
 class Sleeper:
@@ -29,6 +29,7 @@ def standing_cost(workers: int, seconds: float) -> float:
     with connected(Execution(engine="ray", ray_address="local", workers=workers)) as ray:
         kind = ray.remote(num_cpus=1)(Sleeper)
         sleepers = [kind.remote() for _ in range(workers)]
+        ray.get([sleeper.sleep.remote(0.0) for sleeper in sleepers])  # they have started
         calls = [sleeper.sleep.remote(SETTLE_SECONDS + seconds + 1) for sleeper in sleepers]
         ray.wait(calls, timeout=SETTLE_SECONDS)
         before, began = _cpu_seconds(), time.monotonic()

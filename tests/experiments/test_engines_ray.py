@@ -126,8 +126,10 @@ def test_cost_of_sleeping_workers_counts_every_process_of_this_one(monkeypatch):
     monkeypatch.setattr(standing, "SETTLE_SECONDS", 0.5)
     quiet = standing.standing_cost(2, 1.0)
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        loud = standing.standing_cost(2, 1.0)
-        busy.kill()
+        try:
+            loud = standing.standing_cost(2, 1.0)
+        finally:
+            busy.kill()
     assert 0 < quiet < loud
 
 
