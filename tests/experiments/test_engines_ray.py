@@ -4,8 +4,7 @@ Starting a cluster takes seconds, so that the tests share one.
 """
 
 import os
-import subprocess
-import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from experiments.benchmark import standing
+from experiments.benchmark import engines
 from experiments.config import Execution
 from experiments.engines.actors import WorkerActor
 from experiments.engines.cluster import connected, room_of
@@ -122,15 +121,26 @@ def test_workers_fit_the_cluster(resources, options, wants_gpu, taken, num):
     assert room.num == num and taken in (None, room.taken)
 
 
-def test_cost_of_sleeping_workers_counts_every_process_of_this_one(monkeypatch):
-    monkeypatch.setattr(standing, "SETTLE_SECONDS", 0.5)
-    quiet = standing.standing_cost(2, 1.0)
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        try:
-            loud = standing.standing_cost(2, 1.0)
-        finally:
-            busy.kill()
-    assert 0 < quiet < loud
+def _wait_for_free_cpus(num: float) -> None:
+    deadline = time.monotonic() + 30.0
+    while ray.available_resources().get("CPU", 0.0) != num:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_processes_are_also_timed_beside_a_cluster_that_sleeps(monkeypatch):
+    seconds = {("processes", 1): 8.0, ("processes", 2): 4.0, ("ray", 1): 9.0, ("ray", 2): 5.0}
+
+    def pace(way, num_seeds):
+        _wait_for_free_cpus(1.0 if way.beside_ray else 3.0)
+        trial = 4.5 if way.beside_ray else seconds[way.engine, way.workers]
+        return engines.Pace(trial, whole=2 * trial)
+
+    monkeypatch.setattr(engines, "_pace", pace)
+    figures = {figure.name: figure.value for figure in engines.throughput(2)}
+    assert figures["ray / processes: a trial with 2 workers, models loaded"] == 5.0 / 4.0
+    assert figures["processes beside a sleeping cluster / processes: the same"] == 4.5 / 4.0
+    assert figures["ray / processes beside a sleeping cluster: the same"] == 5.0 / 4.5
 
 
 def test_cluster_without_room_is_refused():
