@@ -65,8 +65,10 @@ def throughput(repeats: int, *, num_seeds: int = 8) -> Iterator[Figure]:
     if not 2 <= num_seeds <= 16:
         raise ValueError(f"num_seeds must be from 2 to 16, got {num_seeds}")
     has_ray = importlib.util.find_spec("ray") is not None
-    ways = [_Way(engine, workers) for engine in ("processes", *["ray"] * has_ray) for workers in (1, 2)]
-    ways += [BESIDE_RAY] * has_ray
+    engines = ("processes", "ray") if has_ray else ("processes",)
+    ways = [_Way(engine, workers) for engine in engines for workers in (1, 2)]
+    if has_ray:
+        ways.append(BESIDE_RAY)
     paces: dict[_Way, list[Pace]] = {way: [] for way in ways}
     for _ in range(repeats):
         for way, measured in paces.items():
@@ -75,7 +77,7 @@ def throughput(repeats: int, *, num_seeds: int = 8) -> Iterator[Figure]:
     trial = {way: statistics.median(pace.trial for pace in measured) for way, measured in paces.items()}
     whole = {way: statistics.median(pace.whole for pace in measured) for way, measured in paces.items()}
     name = f"{NUM_PROMPTS * num_seeds} trials"
-    for engine in dict.fromkeys(way.engine for way in ways):
+    for engine in engines:
         limit = 1.0 / SPEEDUP if engine == "ray" else None
         two, one = _Way(engine, 2), _Way(engine, 1)
         yield Figure(f"{engine}: a trial with 2 workers / with 1, models loaded", trial[two] / trial[one], "x", limit)
