@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import os
 import pickle
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Listener
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from experiments.engines.channel import Channel
 from experiments.engines.making import Maker
-from experiments.engines.pool import ENDS, Died, Left, Word
 from experiments.engines.worker import Line, Setup, Surroundings, serve
 from experiments.failures import Fault, fault_of
-from experiments.interrupts import Stopped
-from experiments.progress import Place
 from experiments.results import MARKER, Folder
 from experiments.worlds import world_of
 
@@ -28,78 +25,45 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-TELL_SECONDS = 0.5  # between two places that are told, and after which a request to stop is noticed
-
 
 class WorkerActor:
-    """Makes trials in a thread, and says how far they are.
+    """Makes trials for an engine that connects to it, as a process of the engine's own machine does.
 
-    A call listens to what it says, in the actor's first thread, and lasts as long as the trial: between calls Ray
-    wakes that thread a hundred times a second, and each time it asks for the interpreter's lock, which a trial holds.
+    Ray places a worker, and says what became of it; words go past Ray, to which each is dear. A worker is in one call
+    as long as it lives: between calls Ray would ask for the interpreter's lock a hundred times a second.
 
     Args:
         setup: pickled, as it may hold classes of the user's own, to be found in the surroundings.
         rewards: the actor that scores; None scores here.
+        key: that the engine shows.
     """
 
-    def __init__(self, surroundings: Surroundings, setup: bytes, rewards: Any) -> None:
+    def __init__(self, surroundings: Surroundings, setup: bytes, rewards: Any, key: bytes) -> None:
+        import ray
+
         self._surroundings = surroundings
         self._setup = setup
         self._rewards = rewards
-        self._line = _Queues()
-        self._num_trials = 0
-        self._end: Word | None = None
+        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        self._listener = Listener((host, 0), authkey=key)
 
-    def start(self) -> Iterator[Word]:
-        """Loads the models; yields what the worker says until it is ready."""
-        try:
-            setup = _unpacked(self._surroundings, self._setup)
-        except OSError as error:
-            yield Died(f"does not see the experiment on {os.uname().nodename} ({error}): one file system for all nodes")
-            return
-        threading.Thread(target=self._serve, args=(setup,), daemon=True).start()
-        yield from self._words()
+    def address(self) -> tuple[str, int]:
+        """Returns the host and port to connect to."""
+        host, port = self._listener.address
+        return host, port
 
-    def make(self, trial: bytes) -> Iterator[Word]:
-        """Makes a trial; yields what the worker says until that has ended."""
-        self._num_trials += 1
-        self._end = None
-        self._line.give(trial)
-        yield from self._words()
-
-    def leave(self, num_trials: int) -> Iterator[Word]:
-        """Leaves a trial after the chunk in work, once its call is cancelled; yields what the worker says until then.
-
-        Nothing that a cancelled call says arrives: the last word is said again.
-
-        Args:
-            num_trials: given to the worker so far, this one included.
-        """
-        self._line.stop.set()
-        if self._num_trials < num_trials:  # cancelled before it had begun
-            self._end = Left()
-        yield from self._words()
-
-    def _words(self) -> Iterator[Word]:
-        import ray
-
-        is_cancelled = ray.get_runtime_context().is_canceled
-        while self._end is None and not is_cancelled():
-            word = self._line.hear(TELL_SECONDS)
-            if isinstance(word, ENDS):
-                self._end = word
-            elif word is not None:
-                yield word
-        if self._end is not None:
-            yield self._end
-
-    def _serve(self, setup: Setup) -> None:
-        try:
-            serve(self._line, setup, threads=self._surroundings.threads, load_maker=self._load_maker)
-        except Exception as error:
-            self._line.send(Died(f"could not start: {type(error).__name__}: {error}"))
-        finally:
-            self._line.send(Died("left"))
+    def work(self) -> str:
+        """Loads the models and makes trials until the engine is gone; returns what ended it, to follow "the worker"."""
+        with self._listener, self._listener.accept() as connection:
+            try:
+                setup = _unpacked(self._surroundings, self._setup)
+            except OSError as error:
+                return f"does not see the experiment on {os.uname().nodename} ({error}): one file system for all nodes"
+            try:
+                serve(Channel(connection), setup, threads=self._surroundings.threads, load_maker=self._load_maker)
+            except Exception as error:
+                return f"could not work: {type(error).__name__}: {error}"
+        return "has left"
 
     def _load_maker(self, folder: Folder, line: Line) -> Maker:
         scorer = None if self._rewards is None else RemoteScorer(self._rewards)
@@ -174,38 +138,3 @@ def _unpacked(surroundings: Surroundings, setup: bytes) -> Setup:
     read: Setup = pickle.loads(setup)
     os.stat(read.folder.path / MARKER)
     return read
-
-
-class _Queues:
-    """A worker's line, within its process; of places only the newest waits, as words are dear to Ray."""
-
-    def __init__(self) -> None:
-        self._trials: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._words: queue.SimpleQueue[Word] = queue.SimpleQueue()
-        self._place: Place | None = None
-        self.stop = threading.Event()
-
-    def give(self, trial: bytes) -> None:
-        self._place = None  # that of the trial before
-        self._trials.put(trial)
-
-    def hear(self, seconds: float) -> Word | None:
-        """Returns the next word; after so many seconds without one the newest place, None where that was told."""
-        try:
-            return self._words.get(timeout=seconds)
-        except queue.Empty:
-            place, self._place = self._place, None
-            return place
-
-    def receive(self) -> bytes | None:
-        return self._trials.get()
-
-    def check(self) -> None:
-        if self.stop.is_set():
-            raise Stopped
-
-    def send(self, word: Word) -> None:
-        if isinstance(word, Place):
-            self._place = word
-        else:
-            self._words.put(word)

@@ -9,16 +9,20 @@ import contextlib
 import logging
 import os
 import pickle
+import secrets
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from multiprocessing.connection import Client, Connection
 from typing import Any, NamedTuple
 
 from experiments.config import Execution, Trial
 from experiments.engines import num_cores
 from experiments.engines.actors import RewardActor, WorkerActor
-from experiments.engines.pool import ENDS, Died, Word, make_in_pool
+from experiments.engines.channel import STOP, hear, tell
+from experiments.engines.pool import Died, Word, make_in_pool
 from experiments.engines.work import Work
 from experiments.engines.worker import THREAD_VARIABLES, Setup, Surroundings
 from experiments.failures import Failure
@@ -42,7 +46,7 @@ UNREAD = {  # workers' logs, which a process would look for ten times a second
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
     "LOG_NAME_UPDATE_INTERVAL_S": "3600",
 }
-ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}  # that of a worker's trial, a thread, would be given back and taken all the time
+LOOK_SECONDS = 1.0  # between two looks for workers that died
 REWARD_RESTARTS = 3  # of a reward worker that died; a score is asked for again
 
 
@@ -157,7 +161,7 @@ def _import_ray(*, is_local: bool, is_chatty: bool) -> Any:
 def _environment(execution: Execution) -> dict[str, str]:
     """Returns variables of the workers: what this process imports they import, too."""
     threads = dict.fromkeys(THREAD_VARIABLES, str(execution.threads))
-    return threads | QUIET | ONE_ARENA | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    return threads | QUIET | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
 
 
 def _local_options(execution: Execution) -> dict[str, Any]:
@@ -175,21 +179,28 @@ def _wants_gpu(work: Work) -> bool:
 
 
 class _Hand(NamedTuple):
-    """An actor, what it says (None while it has nothing to do), and the number of trials that it was given."""
+    """An actor, its call that lasts as long as it works, and the way to it.
+
+    address: to come; None once it was tried.
+    channel: None before, and when the worker is gone.
+    """
 
     actor: Any
-    words: Any
-    num_trials: int = 0
+    call: Any
+    address: Any
+    channel: Connection[bytes, Word] | None = None
 
 
 class _Actors:
-    """A crew of Ray actors, each of which makes trials in a thread and says how far it is."""
+    """A crew of Ray actors, which this process connects to."""
 
     def __init__(self, ray: Any, work: Work, execution: Execution, room: Room) -> None:
         self._ray = ray
+        self._key = secrets.token_bytes()
         surroundings = Surroundings.of_this_process(execution.threads)
         self._start = surroundings, pickle.dumps(Setup(work.folder, execution.log_level))
         self._hands: dict[int, _Hand] = {}
+        self._looked = time.monotonic()
         self._kind = ray.remote(WorkerActor).options(max_restarts=0, **room.taken)
         self._rewards: list[Any] = []
         if execution.reward_placement == "own":
@@ -200,39 +211,80 @@ class _Actors:
 
     def close(self) -> None:
         """Ends all actors at once."""
-        for actor in (*(hand.actor for hand in self._hands.values()), *self._rewards):
+        for worker in list(self._hands):
+            self._dismiss(worker)
+        for actor in self._rewards:
             self._ray.kill(actor)
 
     def hire(self, worker: int) -> None:
         rewards = self._rewards[worker % len(self._rewards)] if self._rewards else None
-        actor = self._kind.remote(*self._start, rewards)
-        self._hands[worker] = _Hand(actor, actor.start.remote())
+        actor = self._kind.remote(*self._start, rewards, self._key)
+        address = actor.address.remote()
+        self._hands[worker] = _Hand(actor, actor.work.remote(), address)
 
     def give(self, worker: int, trial: Trial) -> None:
-        actor, _, num_trials = self._hands[worker]
-        self._hands[worker] = _Hand(actor, actor.make.remote(pickle.dumps(trial)), num_trials + 1)
+        if (channel := self._hands[worker].channel) is not None:  # else it has just died, which will be heard
+            tell(channel, pickle.dumps(trial))
 
     def hear(self, seconds: float) -> Iterator[tuple[int, Word]]:
-        speaking = {hand.words: worker for worker, hand in self._hands.items() if hand.words is not None}
-        ready, _ = self._ray.wait(list(speaking), num_returns=1, timeout=seconds)
-        for words in ready:
-            worker = speaking[words]
-            try:
-                word = self._ray.get(next(words))
-            except self._ray.exceptions.RayError as error:
-                logging.getLogger(__name__).info("worker %d: %s", worker, error)
-                word = Died(_end_of(error))
-            if isinstance(word, Died):
-                self._ray.kill(self._hands.pop(worker).actor)
-            elif isinstance(word, ENDS):
-                self._hands[worker] = self._hands[worker]._replace(words=None)
-            yield worker, word
+        self._connect()
+        for worker, word in hear(self._channels(), seconds):
+            if word is not None:
+                yield worker, word
+            else:
+                self._hang_up(worker)
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked = time.monotonic()
+            yield from self._dead()
 
     def stop(self) -> None:
-        for worker, (actor, words, num_trials) in self._hands.items():
-            if words is not None:
-                self._ray.cancel(words, recursive=False)  # what it asks of a reward is still needed
-                self._hands[worker] = _Hand(actor, actor.leave.remote(num_trials), num_trials)
+        for channel in self._channels().values():
+            tell(channel, STOP)
+
+    def _channels(self) -> dict[int, Connection[bytes, Word]]:
+        return {worker: hand.channel for worker, hand in self._hands.items() if hand.channel is not None}
+
+    def _connect(self) -> None:
+        """Connects to the workers that have begun to listen."""
+        expected = {hand.address: worker for worker, hand in self._hands.items() if hand.address is not None}
+        for address in self._ready(expected):
+            worker = expected[address]
+            channel = None
+            with contextlib.suppress(OSError, EOFError, self._ray.exceptions.RayError):  # it is dead, as its call says
+                channel = Client(self._ray.get(address), authkey=self._key)
+            self._hands[worker] = self._hands[worker]._replace(address=None, channel=channel)
+
+    def _dead(self) -> Iterator[tuple[int, Word]]:
+        """Yields what became of workers whose call has ended, and all of whose words were heard."""
+        calls = {hand.call: worker for worker, hand in self._hands.items()}
+        for call in self._ready(calls):
+            worker = calls[call]
+            channel = self._hands[worker].channel
+            if channel is not None and channel.poll():
+                continue
+            try:
+                how = self._ray.get(call)
+            except self._ray.exceptions.RayError as error:
+                logging.getLogger(__name__).info("worker %d: %s", worker, error)
+                how = _end_of(error)
+            self._dismiss(worker)
+            yield worker, Died(how)
+
+    def _ready(self, expected: Mapping[Any, int]) -> list[Any]:
+        if not expected:
+            return []
+        ready: list[Any] = self._ray.wait(list(expected), num_returns=len(expected), timeout=0)[0]
+        return ready
+
+    def _hang_up(self, worker: int) -> None:
+        hand = self._hands[worker]
+        if hand.channel is not None:
+            hand.channel.close()
+            self._hands[worker] = hand._replace(channel=None)
+
+    def _dismiss(self, worker: int) -> None:
+        self._hang_up(worker)
+        self._ray.kill(self._hands.pop(worker).actor)
 
 
 def _end_of(error: Exception) -> str:

@@ -50,7 +50,6 @@ class Died(NamedTuple):
 
 
 Word = Ready | Place | Logged | Finished | Fault | Left | Died
-ENDS = (Ready, Finished, Fault, Left, Died)  # after these a worker says nothing until it is given a trial
 
 
 class Crew(Protocol):

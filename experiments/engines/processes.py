@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -16,15 +15,14 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from experiments.config import LogLevel, Trial
+from experiments.engines.channel import STOP, Channel, hear, tell
 from experiments.engines.making import Maker
 from experiments.engines.pool import Died, Word, make_in_pool
 from experiments.engines.work import Work
 from experiments.engines.worker import Line, Setup, Surroundings, serve
 from experiments.failures import Failure
-from experiments.interrupts import SIGNALS, Stopped, held_back
+from experiments.interrupts import SIGNALS, held_back
 from experiments.results import Folder
-
-STOP = b""  # in place of a pickled trial
 
 
 def in_processes(work: Work, *, workers: int, threads: int, retries: int, log_level: LogLevel) -> list[Failure]:
@@ -75,28 +73,20 @@ class _Processes:
         self._hands[worker] = _Hand(process, ours)
 
     def give(self, worker: int, trial: Trial) -> None:
-        self._send(worker, pickle.dumps(trial))
+        tell(self._hands[worker].channel, pickle.dumps(trial))
 
     def hear(self, seconds: float) -> Iterator[tuple[int, Word]]:
-        speaking = {hand.channel: worker for worker, hand in self._hands.items()}
-        for channel in multiprocessing.connection.wait(list(speaking), seconds):
-            assert isinstance(channel, Connection)
-            worker = speaking[channel]
-            try:
-                yield worker, channel.recv()
-            except (EOFError, OSError):
+        for worker, word in hear({worker: hand.channel for worker, hand in self._hands.items()}, seconds):
+            if word is None:
                 hand = self._hands.pop(worker)
                 hand.process.join()
                 hand.channel.close()
-                yield worker, Died(_end_of(hand.process))
+                word = Died(_end_of(hand.process))
+            yield worker, word
 
     def stop(self) -> None:
-        for worker in self._hands:
-            self._send(worker, STOP)
-
-    def _send(self, worker: int, message: bytes) -> None:
-        with contextlib.suppress(OSError):  # where it has just died, that will be heard
-            self._hands[worker].channel.send_bytes(message)
+        for hand in self._hands.values():
+            tell(hand.channel, STOP)
 
 
 def _end_of(process: SpawnProcess) -> str:
@@ -107,37 +97,12 @@ def _end_of(process: SpawnProcess) -> str:
     return f"was ended by {name}" + (", perhaps as memory ran out" if name == "SIGKILL" else "")
 
 
-class _Channel:
-    """A worker's end of the pipe."""
-
-    def __init__(self, channel: Connection[Word, bytes]) -> None:
-        self._channel = channel
-        self._lock = threading.Lock()
-
-    def receive(self) -> bytes | None:
-        try:
-            while (message := self._channel.recv_bytes()) == STOP:
-                pass  # there is nothing to leave
-        except EOFError:
-            return None
-        return message
-
-    def check(self) -> None:
-        if self._channel.poll():
-            self._channel.recv_bytes()  # while a trial is made nothing else is sent
-            raise Stopped
-
-    def send(self, word: Word) -> None:
-        with self._lock:
-            self._channel.send(word)
-
-
 def _run(channel: Connection[Word, bytes], surroundings: Surroundings, setup: bytes) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     surroundings.enter()
-    serve(_Channel(channel), pickle.loads(setup), threads=surroundings.threads, load_maker=_load_maker)
+    serve(Channel(channel), pickle.loads(setup), threads=surroundings.threads, load_maker=_load_maker)
 
 
 def _load_maker(folder: Folder, line: Line) -> Maker:

@@ -7,6 +7,8 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from experiments.benchmark import engines
 from experiments.config import Execution
 from experiments.engines.actors import WorkerActor
 from experiments.engines.cluster import connected, room_of
-from experiments.engines.pool import Left
 from experiments.engines.worker import Surroundings
 from experiments.interrupts import PROMISE
 from experiments.run import main
@@ -96,13 +97,28 @@ def test_interrupted_cluster_ends_after_its_chunk(own_module, capsys):
     assert len(list(Path("x/trials").glob("*/trial.json"))) == 1 and _attempts() == {0: 1, 1: 1}
 
 
-def test_trial_cancelled_before_its_worker_has_taken_it_is_left():
-    actor = ray.remote(WorkerActor).remote(Surroundings.of_this_process(threads=1), b"", None)
-    ray.cancel(actor.make.remote(b""), recursive=False)  # the actor still starts
-    words = actor.leave.remote(1)
-    ready, _ = ray.wait([words], timeout=30.0)
-    assert ready and [ray.get(word) for word in words] == [Left()]
+@pytest.fixture
+def worker() -> Iterator[Any]:
+    """A worker that is not on a node of the experiment's."""
+    nowhere = Surroundings("/not/there", (), threads=1)
+    actor = ray.remote(WorkerActor).remote(nowhere, b"", None, b"key")
+    yield actor
     ray.kill(actor)
+
+
+def test_worker_that_does_not_see_the_experiment_says_so(worker):
+    address, call = worker.address.remote(), worker.work.remote()
+    with Client(ray.get(address), authkey=b"key") as connection, pytest.raises(EOFError):
+        connection.recv_bytes()
+    assert "does not see the experiment on" in ray.get(call)
+
+
+def test_worker_takes_no_word_of_anybody_else(worker):
+    address, call = worker.address.remote(), worker.work.remote()
+    with pytest.raises(AuthenticationError):
+        Client(ray.get(address), authkey=b"another")
+    with pytest.raises(ray.exceptions.RayTaskError, match="digest"):
+        ray.get(call)
 
 
 @pytest.mark.parametrize(
