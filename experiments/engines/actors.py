@@ -9,10 +9,9 @@ import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Listener
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from experiments.engines.channel import Channel
+from experiments.engines.channel import Channel, accepted, listening
 from experiments.engines.making import Maker
 from experiments.engines.worker import Line, Setup, Surroundings, serve
 from experiments.failures import Fault, fault_of
@@ -44,17 +43,17 @@ class WorkerActor:
         self._surroundings = surroundings
         self._setup = setup
         self._rewards = rewards
-        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        self._listener = Listener((host, 0), authkey=key)
+        self._key = key
+        self._listener = listening(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
     def address(self) -> tuple[str, int]:
-        """Returns the host and port to connect to."""
-        host, port = self._listener.address
+        """Returns the host and port to connect to; to be asked for before the worker works."""
+        host, port = self._listener.getsockname()[:2]
         return host, port
 
     def work(self) -> str:
         """Loads the models and makes trials until the engine is gone; returns what ended it, to follow "the worker"."""
-        with self._listener, self._listener.accept() as connection:
+        with accepted(self._listener, self._key) as connection:
             try:
                 setup = _unpacked(self._surroundings, self._setup)
             except OSError as error:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.connection
+import socket
 import threading
 from collections.abc import Iterator, Mapping
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from typing import Any
 
 from experiments.engines.pool import Word
 from experiments.interrupts import Stopped
 
 STOP = b""  # in place of a pickled trial
+REACH_SECONDS = 10.0  # for another machine to answer
 
 
 class Channel:
@@ -25,7 +28,7 @@ class Channel:
         try:
             while (message := self._connection.recv_bytes()) == STOP:
                 pass  # there is nothing to leave
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             return None
         return message
 
@@ -55,3 +58,42 @@ def hear(connections: Mapping[int, Connection[bytes, Word]], seconds: float) -> 
         except (EOFError, OSError):
             word = None
         yield workers[connection], word
+
+
+def listening(host: str) -> socket.socket:
+    """Returns a socket at a port of this host that is free."""
+    return socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def accepted(listener: socket.socket, key: bytes) -> Connection[Word, bytes]:
+    """Waits for the engine, which has the key, and listens for nobody else.
+
+    Raises:
+        AuthenticationError: somebody without the key has come.
+        EOFError, OSError: somebody has left at once.
+    """
+    with listener:
+        stream, _ = listener.accept()
+    connection = _connection_of(stream)
+    deliver_challenge(connection, key)
+    answer_challenge(connection, key)
+    return connection
+
+
+def connected_to(host: str, port: int, key: bytes) -> Connection[bytes, Word]:
+    """Returns the connection to a worker that listens, which has the key.
+
+    Raises:
+        AuthenticationError: it has another.
+        EOFError, OSError: it does not answer.
+    """
+    connection = _connection_of(socket.create_connection((host, port), timeout=REACH_SECONDS))
+    answer_challenge(connection, key)
+    deliver_challenge(connection, key)
+    return connection
+
+
+def _connection_of(stream: socket.socket) -> Connection[Any, Any]:
+    stream.settimeout(None)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a short word waits for no other
+    return Connection(stream.detach())

@@ -15,13 +15,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from multiprocessing.connection import Client, Connection
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from experiments.config import Execution, Trial
 from experiments.engines import num_cores
 from experiments.engines.actors import RewardActor, WorkerActor
-from experiments.engines.channel import STOP, hear, tell
+from experiments.engines.channel import REACH_SECONDS, STOP, connected_to, hear, tell
 from experiments.engines.pool import Died, Word, make_in_pool
 from experiments.engines.work import Work
 from experiments.engines.worker import THREAD_VARIABLES, Setup, Surroundings
@@ -31,7 +32,6 @@ from experiments.worlds import world_of
 ADDRESS = "RAY_ADDRESS"
 AUTH_MODE = "RAY_AUTH_MODE"
 NAMED = ("local", "auto")  # addresses that are no HOST:PORT: a cluster of this machine alone, or the one it is in
-REACH_SECONDS = 10.0  # for a cluster's head to answer
 LITTLE_STORE = 2**27  # bytes of Ray's object store, where no frames travel through it
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -227,7 +227,7 @@ class _Actors:
             tell(channel, pickle.dumps(trial))
 
     def hear(self, seconds: float) -> Iterator[tuple[int, Word]]:
-        self._connect()
+        yield from self._connect()
         for worker, word in hear(self._channels(), seconds):
             if word is not None:
                 yield worker, word
@@ -244,17 +244,23 @@ class _Actors:
     def _channels(self) -> dict[int, Connection[bytes, Word]]:
         return {worker: hand.channel for worker, hand in self._hands.items() if hand.channel is not None}
 
-    def _connect(self) -> None:
-        """Connects to the workers that have begun to listen."""
+    def _connect(self) -> Iterator[tuple[int, Died]]:
+        """Connects to the workers that have begun to listen; yields what became of those that cannot be reached."""
         expected = {hand.address: worker for worker, hand in self._hands.items() if hand.address is not None}
         for address in self._ready(expected):
             worker = expected[address]
-            channel = None
-            with contextlib.suppress(OSError, EOFError, self._ray.exceptions.RayError):  # it is dead, as its call says
-                channel = Client(self._ray.get(address), authkey=self._key)
-            self._hands[worker] = self._hands[worker]._replace(address=None, channel=channel)
+            self._hands[worker] = self._hands[worker]._replace(address=None)
+            with contextlib.suppress(self._ray.exceptions.RayError):  # it is dead, as its call will say, and why
+                host, port = self._ray.get(address)
+                try:
+                    channel = connected_to(host, port, self._key)
+                except (OSError, EOFError, AuthenticationError) as error:
+                    self._dismiss(worker)
+                    yield worker, Died(f"cannot be reached at {host}:{port} ({error})")
+                else:
+                    self._hands[worker] = self._hands[worker]._replace(channel=channel)
 
-    def _dead(self) -> Iterator[tuple[int, Word]]:
+    def _dead(self) -> Iterator[tuple[int, Died]]:
         """Yields what became of workers whose call has ended, and all of whose words were heard."""
         calls = {hand.call: worker for worker, hand in self._hands.items()}
         for call in self._ready(calls):

@@ -4,11 +4,11 @@ Starting a cluster takes seconds, so that the tests share one.
 """
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ import pytest
 
 from experiments.benchmark import engines
 from experiments.config import Execution
+from experiments.engines import cluster as cluster_engine
 from experiments.engines.actors import WorkerActor
+from experiments.engines.channel import connected_to
 from experiments.engines.cluster import connected, room_of
 from experiments.engines.worker import Surroundings
 from experiments.interrupts import PROMISE
@@ -97,6 +99,30 @@ def test_interrupted_cluster_ends_after_its_chunk(own_module, capsys):
     assert len(list(Path("x/trials").glob("*/trial.json"))) == 1 and _attempts() == {0: 1, 1: 1}
 
 
+def test_worker_behind_a_wall_is_replaced(own_module, capsys, monkeypatch):
+    def blocked(host: str, port: int, key: bytes) -> Any:
+        asked.append(port)
+        if len(asked) == 1:
+            raise TimeoutError("timed out")
+        return connected_to(host, port, key)
+
+    asked: list[int] = []
+    monkeypatch.setattr(cluster_engine, "connected_to", blocked)
+    assert main([*_line(own_module, "own"), "--seeds", "0", "--out", "x", "--engine", "ray", "--workers", "1"]) == 0
+    assert len(asked) == 2 and _attempts() == {0: 1}
+
+
+def test_workers_behind_a_wall_are_named(own_module, capsys, monkeypatch):
+    def blocked(host: str, port: int, key: bytes) -> Any:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(cluster_engine, "connected_to", blocked)
+    assert main([*_line(own_module, "own"), "--seeds", "0", "--out", "x", "--engine", "ray"]) == 2
+    assert re.search(
+        r"3 workers .*, the last one cannot be reached at [\d.]+:\d+ \(timed out\)", capsys.readouterr().err
+    )
+
+
 @pytest.fixture
 def worker() -> Iterator[Any]:
     """A worker that is not on a node of the experiment's."""
@@ -108,7 +134,7 @@ def worker() -> Iterator[Any]:
 
 def test_worker_that_does_not_see_the_experiment_says_so(worker):
     address, call = worker.address.remote(), worker.work.remote()
-    with Client(ray.get(address), authkey=b"key") as connection, pytest.raises(EOFError):
+    with connected_to(*ray.get(address), b"key") as connection, pytest.raises(EOFError):
         connection.recv_bytes()
     assert "does not see the experiment on" in ray.get(call)
 
@@ -116,7 +142,7 @@ def test_worker_that_does_not_see_the_experiment_says_so(worker):
 def test_worker_takes_no_word_of_anybody_else(worker):
     address, call = worker.address.remote(), worker.work.remote()
     with pytest.raises(AuthenticationError):
-        Client(ray.get(address), authkey=b"another")
+        connected_to(*ray.get(address), b"another")
     with pytest.raises(ray.exceptions.RayTaskError, match="digest"):
         ray.get(call)
 
