@@ -34,7 +34,7 @@ class WorkerActor:
     Args:
         setup: pickled, as it may hold classes of the user's own, to be found in the surroundings.
         rewards: the actor that scores; None scores here.
-        key: that the engine shows.
+        key: a secret of the engine's, which whoever connects must know.
     """
 
     def __init__(self, surroundings: Surroundings, setup: bytes, rewards: Any, key: bytes) -> None:
