@@ -250,11 +250,11 @@ class _Actors:
         for address in self._ready(expected):
             worker = expected[address]
             self._hands[worker] = self._hands[worker]._replace(address=None)
-            with contextlib.suppress(self._ray.exceptions.RayError):  # it is dead, as its call will say, and why
+            with contextlib.suppress(self._ray.exceptions.RayError, EOFError):  # it is dead; its call will say why
                 host, port = self._ray.get(address)
                 try:
                     channel = connected_to(host, port, self._key)
-                except (OSError, EOFError, AuthenticationError) as error:
+                except (OSError, AuthenticationError) as error:
                     self._dismiss(worker)
                     yield worker, Died(f"cannot be reached at {host}:{port} ({error})")
                 else:
